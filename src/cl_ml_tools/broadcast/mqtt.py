@@ -1,0 +1,375 @@
+"""The broadcaster that speaks MQTT 3.1.1, through paho: the only file that imports it.
+
+Paho's own thread connects, reconnects and receives. Two rules keep what arrives in order and
+bounded: nothing is handed to paho while it is disconnected, and at a reconnect what was not yet
+acknowledged is sent again from here, not by paho (which would send it after what is newer).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import uuid
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Optional
+from weakref import WeakSet
+
+from ..errors import MissingExtra
+from .base import MessageCallback
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client, MQTTMessage
+
+__all__ = ["MQTTBroadcaster"]
+
+logger = logging.getLogger(__name__)
+
+MIN_RECONNECT_SECONDS = 1
+MAX_RECONNECT_SECONDS = 30
+KEEPALIVE_SECONDS = 30
+SHUTDOWN_SECONDS = 2.0
+
+# MQTT's message ids are 16 bits; what is not taken stays with the caller.
+MAX_UNACKNOWLEDGED = 20_000
+MQTT_QUEUE_FULL = 15  # paho's MQTT_ERR_QUEUE_SIZE: it still uses the message id that came next
+
+
+@dataclass
+class _Message:
+    """A message that the broker has not acknowledged yet."""
+
+    topic: str
+    payload: str
+    qos: int
+    retain: bool
+    acknowledged: Future[bool] = field(default_factory=Future)
+
+
+class MQTTBroadcaster:
+    """A connection to an MQTT broker that opens itself again whenever it is lost.
+
+    Its methods never raise for want of a broker and never wait for one, and may be called from
+    any thread. A forked child's copy starts anew, with a connection of its own. After
+    `disconnect` only `connect` opens it again.
+
+    Args:
+        broker: The broker's host.
+        port: The broker's port.
+        username: `None`: the broker asks for none.
+        password: With the user name.
+        tls: Whether to connect through TLS, checked against the system's certificates.
+
+    Raises:
+        MissingExtra: The `mqtt` extra is not installed.
+    """
+
+    def __init__(
+        self,
+        broker: str,
+        port: int,
+        *,
+        username: Optional[str] = None,
+        password: Optional[str] = None,
+        tls: bool = False,
+    ) -> None:
+        try:
+            import paho.mqtt.client  # noqa: F401 - only whether it is there
+        except ImportError as error:
+            raise MissingExtra("mqtt", "publishing to an MQTT broker") from error
+        self._broker = broker
+        self._port = port
+        self._username = username
+        self._password = password
+        self._tls = tls
+        self._start_anew()
+        _instances.add(self)
+
+    def _start_anew(self) -> None:
+        # `_lock` orders what is handed to paho; `_acks_lock` guards what paho's thread touches
+        # while it holds a lock of its own, and nothing else is ever taken inside it.
+        self._lock = threading.Lock()
+        self._acks_lock = threading.Lock()
+        self._client: Optional[Client] = None
+        self._closed = False
+        self._online = threading.Event()
+        self._said_down = False
+        self._unacknowledged: dict[int, _Message] = {}
+        self._early_acks: set[int] = set()
+        self._retained: dict[str, _Message] = {}
+        self._will: Optional[_Message] = None
+        self._callbacks: dict[str, list[MessageCallback]] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether a message would be handed over now."""
+        return self._online.is_set()
+
+    def connect(self) -> None:
+        """Start connecting in the background; it goes on trying until `disconnect`."""
+        with self._lock:
+            self._closed = False
+            self._open()
+
+    def wait_connected(self, timeout_seconds: float) -> bool:
+        """Connect, and wait until that is done or the time is over; return whether it is."""
+        self.connect()
+        return self._online.wait(timeout_seconds)
+
+    def disconnect(self) -> None:
+        """Wait at most two seconds for what is not yet acknowledged, then end the connection."""
+        with self._lock:
+            self._closed = True
+        self._drain()
+        with self._lock:
+            self._close()
+
+    def publish_event(self, topic: str, payload: str, qos: int = 1) -> bool:
+        """Hand one message over; False while there is no connection, then the caller keeps it."""
+        return self._publish(_Message(topic, payload, qos, retain=False))
+
+    def publish_tracked(self, topic: str, payload: str, qos: int = 1) -> Future[bool]:
+        """Hand one message over and return a future: True once the broker has acknowledged it.
+
+        It is False at once where there is no connection, and at `disconnect` for what was not
+        acknowledged by then. Its callbacks run on the connection's own thread: they must not
+        publish or wait.
+        """
+        message = _Message(topic, payload, qos, retain=False)
+        if not self._publish(message):
+            message.acknowledged.set_result(False)
+        return message.acknowledged
+
+    def publish_retained(self, topic: str, payload: str, qos: int = 1) -> None:
+        """Set a topic's retained message. The last one of each topic is sent at every (re)connect."""
+        message = _Message(topic, payload, qos, retain=True)
+        with self._lock:
+            self._retained[topic] = message
+            self._hand_over(message)
+
+    def clear_retained(self, topic: str) -> None:
+        """Empty a topic's retained message, at the next connect where there is none now."""
+        message = _Message(topic, "", 1, retain=True)
+        with self._lock:
+            if self._hand_over(message):
+                self._retained.pop(topic, None)
+            else:
+                self._retained[topic] = message
+
+    def set_will(self, topic: str, payload: str, qos: int = 1, retain: bool = True) -> None:
+        """Set what the broker publishes when this process vanishes.
+
+        Call it before connecting: a connection that is open is ended and opened again with it.
+        """
+        with self._lock:
+            self._will = _Message(topic, payload, qos, retain)
+            if self._client is None:
+                return
+        self._drain()
+        with self._lock:
+            self._close()
+            self._open()
+
+    def subscribe(self, topic: str, callback: MessageCallback) -> None:
+        """Call `callback(topic, payload)` for each message; renewed at every reconnect.
+
+        Args:
+            topic: A topic, or a filter with `+` and `#`.
+            callback: Runs on the connection's own thread, so it must not block.
+        """
+        with self._lock:
+            self._callbacks.setdefault(topic, []).append(callback)
+            self._open()
+            if self._client is not None:
+                self._client.message_callback_add(topic, self._deliver_for(topic))
+                if self._online.is_set():
+                    self._client.subscribe(topic, qos=1)
+
+    def _publish(self, message: _Message) -> bool:
+        with self._lock:
+            return self._hand_over(message)
+
+    def _hand_over(self, message: _Message) -> bool:
+        """Give a message to paho; the caller holds `_lock`."""
+        self._open()
+        if self._client is None or self._closed or not self._online.is_set():
+            return False
+        if len(self._unacknowledged) >= MAX_UNACKNOWLEDGED:
+            return False
+        return self._send(self._client, message)
+
+    def _send(self, client: Client, message: _Message) -> bool:
+        try:
+            sent = client.publish(message.topic, message.payload, message.qos, message.retain)
+        except ValueError as error:  # a topic with a wildcard, a payload over 256 MB
+            logger.error("a message for %r cannot be published: %s", message.topic, error)
+            return False
+        if sent.rc == MQTT_QUEUE_FULL:
+            return False
+        with self._acks_lock:
+            if sent.mid not in self._early_acks:
+                self._unacknowledged[sent.mid] = message
+                return True
+            self._early_acks.remove(sent.mid)
+        _settle(message, True)
+        return True
+
+    def _open(self) -> None:
+        """Make the client and its thread, once; the caller holds `_lock`."""
+        if self._client is not None or self._closed:
+            return
+        self._client = self._make_client()
+        self._client.connect_async(self._broker, self._port, keepalive=KEEPALIVE_SECONDS)
+        self._client.loop_start()
+
+    def _make_client(self) -> Client:
+        from paho.mqtt.client import Client, MQTTv311
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        # A broker ends the older of two connections with one id, so each start has its own.
+        client_id = f"cl-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv311)
+        client.reconnect_delay_set(MIN_RECONNECT_SECONDS, MAX_RECONNECT_SECONDS)
+        client.max_inflight_messages_set(0)  # no limit: ours is MAX_UNACKNOWLEDGED
+        client.username_pw_set(self._username, self._password)
+        if self._tls:
+            client.tls_set()
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+        for topic in self._callbacks:
+            client.message_callback_add(topic, self._deliver_for(topic))
+        client.on_socket_open = _send_at_once
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        return client
+
+    def _drain(self) -> None:
+        """Take nothing more, and wait briefly for what the broker has not acknowledged."""
+        with self._lock:
+            was_online = self._online.is_set()
+            self._online.clear()
+            with self._acks_lock:
+                pending = [message.acknowledged for message in self._unacknowledged.values()]
+        if was_online:
+            wait(pending, timeout=SHUTDOWN_SECONDS)
+
+    def _close(self) -> None:
+        """End the client and its thread; the caller holds `_lock`."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        was_online = client.is_connected()
+        self._online.clear()
+        client.disconnect()
+        # Without a connection paho's thread sleeps between two attempts; nobody need wait for that.
+        stopping = threading.Thread(target=client.loop_stop, daemon=True)
+        stopping.start()
+        stopping.join(SHUTDOWN_SECONDS if was_online else 0.05)
+        with self._acks_lock:
+            lost = list(self._unacknowledged.values())
+            self._unacknowledged.clear()
+            self._early_acks.clear()
+        for message in lost:
+            _settle(message, False)
+
+    def _on_connect(
+        self, client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any
+    ) -> None:
+        if reason.is_failure:
+            self._say_down(f"refuses the connection ({reason}): see MQTT_USERNAME, MQTT_PASSWORD")
+            return
+        with self._lock:
+            if client is not self._client:
+                client.disconnect()  # it was ended while it was connecting
+                return
+            for topic in self._callbacks:
+                client.subscribe(topic, qos=1)
+            client.drop_out_messages()
+            with self._acks_lock:
+                again = list(self._unacknowledged.values())
+                self._unacknowledged.clear()
+            for message in again:
+                if not (message.retain and message.topic in self._retained):
+                    self._send(client, message)
+            for message in self._retained.values():
+                self._send(client, message)
+            self._retained = {t: kept for t, kept in self._retained.items() if kept.payload}
+            self._online.set()
+        if self._said_down:
+            logger.info("the broker at %s:%s is there again", self._broker, self._port)
+            self._said_down = False
+
+    def _on_connect_fail(self, _client: Client, _data: Any) -> None:
+        self._say_down("cannot be reached")
+
+    def _on_disconnect(
+        self, client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any
+    ) -> None:
+        if client is self._client:
+            self._online.clear()
+            self._say_down(f"ended the connection ({reason})")
+
+    def _on_publish(
+        self, client: Client, _data: Any, message_id: int, _reason: Any, _properties: Any
+    ) -> None:
+        if client is not self._client:
+            return
+        with self._acks_lock:
+            message = self._unacknowledged.pop(message_id, None)
+            if message is None:  # quicker than `_send` could note it
+                self._early_acks.add(message_id)
+        if message is not None:
+            _settle(message, True)
+
+    def _say_down(self, what: str) -> None:
+        """Log that there is no connection, once until there is one again."""
+        if not self._said_down:
+            self._said_down = True
+            logger.warning(
+                "the broker at %s:%s %s; trying again by itself", self._broker, self._port, what
+            )
+
+    def _deliver_for(self, topic: str) -> Any:
+        def deliver(_client: Client, _data: Any, message: MQTTMessage) -> None:
+            payload = message.payload.decode("utf-8", "replace")
+            for callback in list(self._callbacks.get(topic, ())):
+                try:
+                    callback(message.topic, payload)
+                except Exception:  # raised into paho's loop it would end its thread
+                    logger.exception("a subscriber to %r failed", topic)
+
+        return deliver
+
+    def _forget_parent(self) -> None:
+        """Start anew in a forked child, without a word on the connection that is the parent's."""
+        client = self._client
+        self._start_anew()
+        connection = client.socket() if client is not None else None
+        if connection is not None:
+            connection.close()  # else the broker would not see the parent die before the child
+
+
+def _send_at_once(_client: Client, _data: Any, connection: Any) -> None:
+    # Nagle's algorithm and delayed acknowledgements make some messages wait 40 ms otherwise.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _settle(message: _Message, acknowledged: bool) -> None:
+    if not message.acknowledged.done():
+        message.acknowledged.set_result(acknowledged)
+
+
+_instances: WeakSet[MQTTBroadcaster] = WeakSet()
+
+
+def _forget_parents() -> None:
+    for broadcaster in list(_instances):
+        broadcaster._forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)

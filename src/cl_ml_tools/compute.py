@@ -1,0 +1,127 @@
+"""What the author of a compute module writes: its parameters and its `process`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any, Callable, Optional
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = ["BaseJobParams", "ComputeModule", "ProgressCallback"]
+
+ProgressCallback = Callable[[int], None]
+
+
+class BaseJobParams(BaseModel):
+    """The parameters that every task has: which files it reads and which it writes.
+
+    Attributes:
+        input_paths: Files to read, relative to the job's workspace (`input/a.jpg`), or absolute
+            for a job added through the library.
+        output_paths: Files to write, as many as inputs where both are given. Empty: filled from
+            `default_output_path` when the job is added.
+    """
+
+    input_paths: list[str] = Field(default_factory=list)
+    output_paths: list[str] = Field(default_factory=list)
+
+    @field_validator("input_paths", "output_paths")
+    @classmethod
+    def _unique(cls, paths: list[str]) -> list[str]:
+        repeated = sorted({path for path in paths if paths.count(path) > 1})
+        if repeated:
+            raise ValueError(f"the same path is given more than once: {', '.join(repeated)}")
+        return paths
+
+    @model_validator(mode="after")
+    def _as_many_outputs_as_inputs(self) -> BaseJobParams:
+        inputs, outputs = len(self.input_paths), len(self.output_paths)
+        if inputs and outputs and inputs != outputs:
+            raise ValueError(f"{outputs} output_paths are given for {inputs} input_paths")
+        return self
+
+    def default_output_path(self, input_path: str) -> Optional[str]:
+        """Return where the result for one input goes, relative to the workspace.
+
+        `None`, the default, is for a task that writes no file per input.
+        """
+        return None
+
+
+class OpenJobParams(BaseJobParams):
+    """The parameters of a module that declares none: every extra field is kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ComputeModule(ABC):
+    """One or more tasks. A worker makes it once, without arguments, and runs many jobs with it."""
+
+    @property
+    @abstractmethod
+    def supported_task_types(self) -> list[str]:
+        """The task types that this module runs."""
+
+    @abstractmethod
+    async def process(
+        self,
+        job_id: str,
+        task_type: str,
+        params: dict[str, Any],
+        progress_callback: Optional[ProgressCallback] = None,
+    ) -> dict[str, Any]:
+        """Run one job.
+
+        Args:
+            job_id: The job.
+            task_type: One of `supported_task_types`.
+            params: Validated, with `input_paths` and `output_paths` made absolute.
+            progress_callback: Takes 0 to 100.
+
+        Returns:
+            `{"status": "ok", "task_output": {...}}`, or `{"status": "error", "error": "..."}`
+            with, where running it again cannot help, `"retryable": False`.
+
+        Raises:
+            FinalError: Running it again cannot help.
+            Exception: Any other costs one attempt.
+        """
+
+    def params_model(self, task_type: str) -> type[BaseJobParams]:
+        """Return the model of a task's parameters; the default keeps whatever is given."""
+        return OpenJobParams
+
+
+def with_output_paths(params: BaseJobParams) -> list[str]:
+    """Return the job's output paths: those given, else the defaults, a taken name made unique.
+
+    Args:
+        params: The task's parameters.
+
+    Returns:
+        As many paths as inputs, or none where the task names no default.
+    """
+    if params.output_paths:
+        return list(params.output_paths)
+    taken: set[str] = set()
+    filled = []
+    for input_path in params.input_paths:
+        wanted = params.default_output_path(input_path)
+        if wanted is None:
+            return []
+        filled.append(unique_path(wanted, taken))
+        taken.add(filled[-1])
+    return filled
+
+
+def unique_path(wanted: str, taken: Iterable[str]) -> str:
+    """Return `wanted`, or the first of `name (2).ext`, `name (3).ext`, ... that is not taken."""
+    used = {path.casefold() for path in taken}
+    path, number = PurePath(wanted), 1
+    candidate = wanted
+    while candidate.casefold() in used:
+        number += 1
+        candidate = str(path.with_name(f"{path.stem} ({number}){path.suffix}"))
+    return candidate

@@ -1,0 +1,119 @@
+"""Running one job: a pipeline of small steps over one record, whose every outcome is named.
+
+resolve ──► validate ──► process ──► classify ──► Outcome (ok | failed | failed for good)
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from .compute import ComputeModule, ProgressCallback, with_output_paths
+from .errors import FinalError, InvalidParams
+from .jobs import Job
+from .registry import parse_params
+from .workspace import check_relative_path, resolve_inside
+
+__all__ = ["Outcome", "execute"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended.
+
+    Attributes:
+        ok: Whether it completed.
+        task_output: What the module returned.
+        error: One sentence that says why it failed.
+        retryable: Whether running it again may help.
+        traceback: Where it was raised, for the log.
+    """
+
+    ok: bool
+    task_output: dict[str, Any] = field(default_factory=dict)
+    error: Optional[str] = None
+    retryable: bool = True
+    traceback: Optional[str] = None
+
+
+async def execute(
+    module: ComputeModule,
+    job: Job,
+    *,
+    job_path: Path,
+    output_path: Path,
+    progress_callback: Optional[ProgressCallback] = None,
+) -> Outcome:
+    """Run one attempt of a job. It raises nothing that the module raised.
+
+    Args:
+        module: What runs it.
+        job: The job; its paths may be relative to the workspace.
+        job_path: The workspace, to which relative paths refer.
+        output_path: The folder that stands for the workspace's `output` in this attempt.
+        progress_callback: Takes 0 to 100.
+    """
+    try:
+        params = resolve(module, job, job_path=job_path, output_path=output_path)
+        result = await module.process(job.job_id, job.task_type, params, progress_callback)
+    except (FinalError, InvalidParams) as error:
+        return Outcome(ok=False, error=str(error), retryable=False)
+    except Exception as error:  # noqa: BLE001 - a module may raise anything; it becomes the outcome
+        return Outcome(ok=False, error=describe(error), traceback=traceback.format_exc())
+    return classify(result)
+
+
+def resolve(
+    module: ComputeModule, job: Job, *, job_path: Path, output_path: Path
+) -> dict[str, Any]:
+    """Return the job's parameters, validated, with absolute paths whose folders exist.
+
+    Raises:
+        InvalidParams: The task's model refuses them.
+        FinalError: A path leads outside of the workspace.
+    """
+    model = parse_params(module, job.task_type, job.params)
+    outputs = with_output_paths(model)
+    try:
+        inputs = [_absolute(path, job_path, output_path) for path in model.input_paths]
+        targets = [_absolute(path, job_path, output_path) for path in outputs]
+    except ValueError as error:
+        raise FinalError(str(error)) from error
+    for target in targets:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+    return {**model.model_dump(), "input_paths": inputs, "output_paths": targets}
+
+
+def classify(result: Any) -> Outcome:
+    """Return the outcome that a module's result stands for."""
+    if not isinstance(result, dict) or result.get("status") not in ("ok", "error"):
+        return Outcome(
+            ok=False,
+            error=f"the module returned {result!r:.200}, not a dict whose status is ok or error",
+            retryable=False,
+        )
+    output = result.get("task_output") or {}
+    if result["status"] == "ok":
+        return Outcome(ok=True, task_output=output)
+    return Outcome(
+        ok=False,
+        error=str(result.get("error") or "the module gave no reason"),
+        retryable=bool(result.get("retryable", True)),
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as one line: its message behind its type."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _absolute(path: str, job_path: Path, output_path: Path) -> str:
+    if Path(path).is_absolute():
+        return path
+    first, *rest = check_relative_path(path).parts
+    if first == "output" and rest:
+        return str(resolve_inside(output_path, "/".join(rest)))
+    return str(resolve_inside(job_path, path))

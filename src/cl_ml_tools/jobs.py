@@ -1,0 +1,125 @@
+"""A job as every package sees it: its seven fields, its states and the ways between them.
+
+queued ──► processing ──► completed
+  │ ▲          │  │
+  │ └──────────┘  ├─────► error      (given back, or put back for a re-run: processing ──► queued)
+  └───────────────┴─────► cancelled
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Literal, Optional, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .errors import IllegalTransition
+
+JobStatus = Literal["queued", "processing", "completed", "error", "cancelled"]
+
+STATUSES: tuple[str, ...] = get_args(JobStatus)
+TERMINAL_STATUSES = frozenset({"completed", "error", "cancelled"})
+
+# From a status to those that `update_job` may set. `retry_job` alone leads out of a terminal one.
+TRANSITIONS: dict[str, frozenset[str]] = {
+    "queued": frozenset({"processing", "completed", "error", "cancelled"}),
+    "processing": frozenset({"queued", "completed", "error", "cancelled"}),
+    "completed": frozenset(),
+    "error": frozenset(),
+    "cancelled": frozenset(),
+}
+
+DEFAULT_PRIORITY = 5
+MAX_PRIORITY = 10
+DEFAULT_MAX_RETRIES = 3
+MAX_RETRIES_LIMIT = 50
+
+# Ten minutes of waiting are worth one step of priority, so that nothing starves.
+PRIORITY_STEP_MS = 600_000
+
+# No re-run waits longer than this: five minutes outlast a restart, and are not yet a lost day.
+MAX_BACKOFF_SECONDS = 300.0
+
+
+class Job(BaseModel):
+    """One piece of work: which task, on what, and how far it is.
+
+    Attributes:
+        job_id: Unique; made by the caller.
+        task_type: The name under which a compute module is found.
+        params: The task's parameters, JSON values only.
+        status: One of `STATUSES`.
+        progress: 0 to 100.
+        task_output: What the module returned, once it has completed.
+        error_message: Why it failed, or why its last attempt did.
+    """
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    job_id: str = Field(min_length=1, max_length=255)
+    task_type: str = Field(min_length=1, max_length=255)
+    params: dict[str, Any] = Field(default_factory=dict)
+    status: JobStatus = "queued"
+    progress: int = Field(default=0, ge=0, le=100)
+    task_output: Optional[dict[str, Any]] = None
+    error_message: Optional[str] = None
+
+
+def check_status(status: str) -> None:
+    """Raise `ValueError` unless `status` is one of `STATUSES`."""
+    if status not in STATUSES:
+        raise ValueError(f"status {status!r} is not one of {', '.join(STATUSES)}")
+
+
+def check_progress(progress: int) -> None:
+    """Raise `ValueError` unless `progress` is a whole number from 0 to 100."""
+    if isinstance(progress, bool) or not isinstance(progress, int) or not 0 <= progress <= 100:
+        raise ValueError(f"progress {progress!r} is not a whole number from 0 to 100")
+
+
+def check_priority(priority: int) -> None:
+    """Raise `ValueError` unless `priority` is a whole number from 0 to 10."""
+    if (
+        isinstance(priority, bool)
+        or not isinstance(priority, int)
+        or not 0 <= priority <= MAX_PRIORITY
+    ):
+        raise ValueError(f"priority {priority!r} is not a whole number from 0 to {MAX_PRIORITY}")
+
+
+def check_max_retries(max_retries: int) -> None:
+    """Raise `ValueError` unless `max_retries` is a whole number from 0 to 50."""
+    if (
+        isinstance(max_retries, bool)
+        or not isinstance(max_retries, int)
+        or not 0 <= max_retries <= MAX_RETRIES_LIMIT
+    ):
+        raise ValueError(
+            f"max_retries {max_retries!r} is not a whole number from 0 to {MAX_RETRIES_LIMIT}"
+        )
+
+
+def check_transition(job_id: str, current: str, wanted: str) -> None:
+    """Raise `IllegalTransition` unless a job may go from `current` to `wanted`, another status."""
+    if wanted not in TRANSITIONS[current]:
+        raise IllegalTransition(job_id, current, wanted)
+
+
+def rank_of(enqueued_at: int, priority: int) -> int:
+    """Return the place in the queue, lowest first: the time it is due, less its priority's worth.
+
+    Args:
+        enqueued_at: When the job first became due, in milliseconds since the epoch.
+        priority: 0 to 10, higher is more urgent.
+    """
+    return enqueued_at - priority * PRIORITY_STEP_MS
+
+
+def backoff_ms(retry_count: int) -> int:
+    """Return how long the `retry_count`-th re-run waits, in milliseconds.
+
+    A random time between half and all of `min(2^n, 300)` seconds: jobs that failed together do
+    not come back together ("equal jitter", AWS Architecture Blog, "Exponential Backoff And Jitter").
+    """
+    longest = min(2.0 ** min(retry_count, 10), MAX_BACKOFF_SECONDS)
+    return int(1000 * longest * random.uniform(0.5, 1.0))

@@ -1,0 +1,168 @@
+"""Finding the compute modules that are installed, and checking a task's parameters.
+
+A module is found through the entry-point group `cl_ml_tools.tasks` of any installed distribution.
+The entry point names its class, which is made without arguments and says itself which task types
+it serves. A module does its heavy imports when it first runs, so finding all of them is cheap.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from .compute import BaseJobParams, ComputeModule, with_output_paths
+from .errors import DuplicateTask, InvalidParams, TaskLoadError, UnknownTask
+from .workspace import check_relative_path
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "InstalledTask",
+    "InstalledTasks",
+    "find_tasks",
+    "load_task",
+    "parse_params",
+    "validate_params",
+]
+
+ENTRY_POINT_GROUP = "cl_ml_tools.tasks"
+
+
+@dataclass(frozen=True)
+class InstalledTask:
+    """A task type and what serves it.
+
+    Attributes:
+        task_type: Its name.
+        module: What runs it.
+        distribution: The package that brings it.
+    """
+
+    task_type: str
+    module: ComputeModule
+    distribution: str
+
+
+@dataclass(frozen=True)
+class InstalledTasks:
+    """What is installed.
+
+    Attributes:
+        by_type: Each task under its type, in the order of the alphabet.
+        broken: Entry points that could not be loaded; the others work all the same.
+    """
+
+    by_type: dict[str, InstalledTask]
+    broken: list[TaskLoadError]
+
+    def __getitem__(self, task_type: str) -> InstalledTask:
+        try:
+            return self.by_type[task_type]
+        except KeyError:
+            raise UnknownTask(task_type, list(self.by_type)) from None
+
+
+def find_tasks() -> InstalledTasks:
+    """Load every installed module and return the tasks that they serve.
+
+    Raises:
+        DuplicateTask: Two distributions serve one task type.
+    """
+    found: dict[str, InstalledTask] = {}
+    broken: list[TaskLoadError] = []
+    for entry_point in _entry_points():
+        try:
+            module = _load(entry_point)
+        except TaskLoadError as error:
+            broken.append(error)
+            continue
+        for task_type in module.supported_task_types:
+            task = InstalledTask(task_type, module, _distribution_name(entry_point))
+            other = found.setdefault(task_type, task)
+            if type(other.module) is not type(module):
+                raise DuplicateTask(
+                    f"the task type {task_type!r} is served by two distributions, "
+                    f"{other.distribution!r} and {task.distribution!r}: uninstall one of them"
+                )
+    return InstalledTasks(dict(sorted(found.items())), broken)
+
+
+def load_task(task_type: str) -> ComputeModule:
+    """Return the module that serves a task type.
+
+    Raises:
+        UnknownTask: None is installed.
+        DuplicateTask: Two distributions serve one task type.
+    """
+    return find_tasks()[task_type].module
+
+
+def validate_params(
+    module: ComputeModule, task_type: str, params: dict[str, Any]
+) -> dict[str, Any]:
+    """Check a new job's parameters and fill in its output paths.
+
+    Args:
+        module: The module that will run it.
+        task_type: One of the module's.
+        params: What was asked for; paths relative to the workspace.
+
+    Returns:
+        The parameters to store: defaults filled in, and `output_paths` named.
+
+    Raises:
+        InvalidParams: With every problem, and for a path that leads outside of the workspace.
+    """
+    model = parse_params(module, task_type, params)
+    problems = []
+    for field in ("input_paths", "output_paths"):
+        for index, path in enumerate(getattr(model, field)):
+            try:
+                check_relative_path(path)
+            except ValueError as error:
+                problems.append({"loc": [field, index], "msg": str(error), "type": "unsafe_path"})
+    if problems:
+        raise InvalidParams(task_type, problems)
+    return {**model.model_dump(mode="json"), "output_paths": with_output_paths(model)}
+
+
+def parse_params(module: ComputeModule, task_type: str, params: dict[str, Any]) -> BaseJobParams:
+    """Return the parameters as the task's model.
+
+    Raises:
+        InvalidParams: With every problem that the model finds.
+    """
+    try:
+        return module.params_model(task_type).model_validate(params)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidParams(
+            task_type,
+            [{"loc": list(p["loc"]), "msg": p["msg"], "type": p["type"]} for p in problems],
+        ) from error
+
+
+def _load(entry_point: EntryPoint) -> ComputeModule:
+    where = f"the entry point {entry_point.value!r} of {_distribution_name(entry_point)!r}"
+    try:
+        module = entry_point.load()()
+    except Exception as error:  # a plug-in may raise anything while it loads
+        raise TaskLoadError(f"{where} cannot be loaded: {error!r}") from error
+    if not isinstance(module, ComputeModule):
+        raise TaskLoadError(f"{where} names no subclass of ComputeModule")
+    return module
+
+
+def _entry_points() -> list[EntryPoint]:
+    if sys.version_info >= (3, 10):
+        return list(entry_points(group=ENTRY_POINT_GROUP))
+    return list(entry_points().get(ENTRY_POINT_GROUP, []))
+
+
+def _distribution_name(entry_point: EntryPoint) -> str:
+    # Python 3.9's entry points do not say which distribution they are from.
+    distribution = getattr(entry_point, "dist", None)
+    return distribution.metadata["Name"] if distribution is not None else entry_point.value

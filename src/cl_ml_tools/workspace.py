@@ -1,0 +1,139 @@
+"""Paths inside a job's workspace, `{input,output}` and `attempts/{n}`: checked before they are used.
+
+Each attempt writes into a folder of its own. Only that of the attempt whose completion was
+accepted becomes `output`, so that a worker which lost its job can spoil nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path, PurePosixPath
+
+__all__ = [
+    "MAX_COMPONENT_BYTES",
+    "attempt_path",
+    "check_name",
+    "check_relative_path",
+    "discard_attempt",
+    "publish_attempt",
+    "resolve_inside",
+    "start_attempt",
+]
+
+# File systems stop at 255; ` (2)` and a temporary suffix must still fit behind the name.
+MAX_COMPONENT_BYTES = 240
+
+# Names that Windows opens as a device, whatever their extension: "Naming Files, Paths, and
+# Namespaces", Microsoft Learn. Refused everywhere, since workspaces are shared and copied.
+_DEVICE_NAMES = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{name}{digit}" for name in ("com", "lpt") for digit in "0123456789¹²³"}
+)
+
+
+def check_relative_path(text: str) -> PurePosixPath:
+    """Return a path that a client named, once it is certain to stay where it is put.
+
+    A backslash counts as a separator.
+
+    Raises:
+        ValueError: It is empty, absolute, has `..`, a NUL or another control character, a Windows
+            drive or device name, or a component that is only dots or over 240 bytes.
+    """
+    path = text.replace("\\", "/")
+    if not path.strip():
+        raise ValueError(f"the path {text!r} is empty")
+    if any(ord(character) < 32 or ord(character) == 127 for character in path):
+        raise ValueError(f"the path {text!r} has a control character")
+    if path.startswith("/") or path[1:2] == ":":
+        raise ValueError(f"the path {text!r} is absolute")
+    parts = PurePosixPath(path).parts
+    if not parts:
+        raise ValueError(f"the path {text!r} names nothing")
+    for part in parts:
+        _check_component(part, text)
+    return PurePosixPath(*parts)
+
+
+def check_name(text: str) -> str:
+    """Return a single path component that a client named (a job's id), once it is safe.
+
+    Raises:
+        ValueError: As `check_relative_path`, or it has a separator.
+    """
+    path = check_relative_path(text)
+    if len(path.parts) != 1 or "/" in text or "\\" in text:
+        raise ValueError(f"{text!r} is not a single name")
+    return str(path)
+
+
+def _check_component(part: str, text: str) -> None:
+    if not part.strip(". "):
+        raise ValueError(f"the path {text!r} has a component that is only dots or spaces")
+    try:
+        size = len(part.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the path {text!r} is not valid Unicode") from error
+    if size > MAX_COMPONENT_BYTES:
+        raise ValueError(
+            f"the path {part[:40] + '...'!r} has a component over {MAX_COMPONENT_BYTES} bytes"
+        )
+    if part.split(".")[0].rstrip(" ").casefold() in _DEVICE_NAMES:
+        raise ValueError(f"the path {text!r} has the reserved name {part!r}")
+
+
+def resolve_inside(folder: Path, relative: str) -> Path:
+    """Return the absolute path of `relative` below `folder`.
+
+    Raises:
+        ValueError: It is unsafe, or a symlink leads out of `folder`.
+    """
+    path = folder.absolute() / check_relative_path(relative)
+    base, target = folder.resolve(), path.resolve()
+    if base not in target.parents:
+        raise ValueError(f"the path {relative!r} leads outside of its folder")
+    return path
+
+
+def attempt_path(job_path: Path, attempt: int) -> Path:
+    """Return the folder into which one attempt writes what will be `output`."""
+    return job_path / "attempts" / str(attempt)
+
+
+def start_attempt(job_path: Path, attempt: int) -> Path:
+    """Make the attempt's folder, empty, and return it."""
+    path = attempt_path(job_path, attempt)
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    return path
+
+
+def publish_attempt(job_path: Path, attempt: int) -> None:
+    """Make what the attempt wrote the job's `output`, and forget the other attempts.
+
+    Called once its completion was accepted; calling it again changes nothing, so that a reader
+    can finish what a crash left between the two.
+    """
+    written, output = attempt_path(job_path, attempt), job_path / "output"
+    if written.is_dir():
+        try:
+            written.replace(output)  # an empty `output` is replaced in one step
+        except OSError:
+            _move_files(written, output)
+    shutil.rmtree(job_path / "attempts", ignore_errors=True)
+
+
+def discard_attempt(job_path: Path, attempt: int) -> None:
+    """Delete what an attempt wrote."""
+    shutil.rmtree(attempt_path(job_path, attempt), ignore_errors=True)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        destination = target / path.relative_to(source)
+        if path.is_dir():
+            destination.mkdir(parents=True, exist_ok=True)
+        else:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(destination)

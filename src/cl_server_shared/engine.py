@@ -1,0 +1,75 @@
+"""Engines for our own services and `run_compute_job`: pragmas, and which SQLite.
+
+Two SQLite modules in one process drop each other's POSIX locks on a file they both have open (a
+committed row was lost that way), so a process chooses one and keeps to it: the services
+pysqlite3, which brings an SQLite that is safe with several writers; a compute module's process
+the standard one, as the module's own code does.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+from typing import Any, Literal, Optional
+
+from sqlalchemy import Engine, create_engine, event, make_url
+
+__all__ = ["create_database_engine", "sqlite_module"]
+
+logger = logging.getLogger(__name__)
+
+# Below this, processes that write and checkpoint at once can corrupt a WAL file: sqlite.org,
+# "Write-Ahead Logging", section "The WAL-reset bug".
+SAFE_SQLITE = (3, 51, 3)
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+def sqlite_module() -> ModuleType:
+    """Return pysqlite3 where it is installed, else the standard library's sqlite3 with a warning."""
+    try:
+        import pysqlite3  # type: ignore[import-untyped]
+    except ImportError:
+        import sqlite3
+
+        if sqlite3.sqlite_version_info < SAFE_SQLITE:
+            logger.warning(
+                "SQLite %s can corrupt a database that several processes write to; "
+                "pip install 'cl-server-shared[server]' brings a newer one",
+                sqlite3.sqlite_version,
+            )
+        return sqlite3
+    module: ModuleType = pysqlite3
+    return module
+
+
+def create_database_engine(
+    url: str,
+    *,
+    module: Optional[ModuleType] = None,
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+) -> Engine:
+    """Return an engine for a database of ours.
+
+    Args:
+        url: A SQLAlchemy URL; `postgresql://` means psycopg 3.
+        module: The SQLite module of this process; `None`: the standard library's.
+        synchronous: SQLite's. `FULL`: a commit survives loss of power; `NORMAL`: it may roll back.
+    """
+    parsed = make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    options: dict[str, Any] = {"module": module} if module is not None else {}
+    engine = create_engine(parsed, connect_args={"check_same_thread": False}, **options)
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={synchronous}")
+        cursor.close()
+
+    return engine

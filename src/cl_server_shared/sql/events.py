@@ -1,0 +1,211 @@
+"""The outbox: event rows, their acknowledgement by the broker, and reading them in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from cl_ml_tools.broadcast import job_event
+
+from ..database import Transaction
+from .statement import statement
+
+__all__ = [
+    "MARK_ACKNOWLEDGED",
+    "is_recorded",
+    "latest_position",
+    "number_events",
+    "read_events",
+    "record_event",
+]
+
+_INSERT_EVENT = statement("""
+    INSERT INTO job_events
+        (entry_id, event_type, attempt, progress, created_at, detail, acknowledged_at)
+    VALUES (:id, :event_type, :attempt, :progress, :now, :detail,
+            CASE WHEN :acknowledged = 1 THEN :now END)
+    RETURNING id, created_at
+""")
+
+MARK_ACKNOWLEDGED = statement(
+    """
+    UPDATE job_events SET acknowledged_at = :now
+    WHERE id IN (SELECT value FROM json_each(:event_ids)) AND acknowledged_at IS NULL
+    """,
+    postgresql="""
+    UPDATE job_events SET acknowledged_at = :now
+    WHERE id = ANY(SELECT CAST(value AS BIGINT)
+                   FROM json_array_elements_text(CAST(:event_ids AS JSON)))
+      AND acknowledged_at IS NULL
+    """,
+)
+
+# Serial ids become visible out of order on PostgreSQL: 5 may be committed before 4 is. So one
+# process at a time gives a number to what is committed, oldest first, and `/events` goes by that.
+_TRY_NUMBERING_LOCK = statement(
+    "SELECT 0", postgresql="SELECT pg_try_advisory_xact_lock(hashtextextended('job_events', 0))"
+)
+
+_NUMBER_EVENTS = statement(
+    "SELECT 1 WHERE 0",
+    postgresql="""
+    WITH fresh AS MATERIALIZED (
+        SELECT id, nextval('job_events_position_seq') AS position
+        FROM (SELECT id FROM job_events WHERE position IS NULL ORDER BY id LIMIT :limit) AS oldest
+        ORDER BY id
+    )
+    UPDATE job_events SET position = fresh.position FROM fresh WHERE job_events.id = fresh.id
+    RETURNING job_events.id
+    """,
+)
+
+_EVENT = """
+    event.id, jobs.job_id, jobs.task_type, event.event_type, event.attempt, event.progress,
+    event.created_at, event.detail
+"""
+_MINE = """
+    AND (CAST(:job_id AS VARCHAR) IS NULL OR jobs.job_id = CAST(:job_id AS VARCHAR))
+    AND (CAST(:created_by AS VARCHAR) IS NULL OR jobs.created_by = CAST(:created_by AS VARCHAR))
+"""
+
+_READ_EVENTS = statement(
+    f"""
+    SELECT event.id, {_EVENT} FROM job_events AS event JOIN jobs ON jobs.id = event.entry_id
+    WHERE event.id > :after {_MINE} ORDER BY event.id LIMIT :limit
+    """,
+    postgresql=f"""
+    SELECT event.position, {_EVENT} FROM job_events AS event JOIN jobs ON jobs.id = event.entry_id
+    WHERE event.position > :after {_MINE} ORDER BY event.position LIMIT :limit
+    """,
+)
+
+_IS_RECORDED = statement("""
+    SELECT 1 FROM job_events AS event JOIN jobs ON jobs.id = event.entry_id
+    WHERE event.id = :event_id AND jobs.job_id = :job_id
+""")
+
+_LATEST_POSITION = statement(
+    "SELECT COALESCE(MAX(id), 0) FROM job_events",
+    postgresql="SELECT COALESCE(MAX(position), 0) FROM job_events",
+)
+
+# The status that each kind of event leaves a job in.
+STATUS_AFTER = {
+    "queued": "queued",
+    "started": "processing",
+    "retrying": "queued",
+    "completed": "completed",
+    "failed": "error",
+    "cancelled": "cancelled",
+}
+
+# How many events one transaction numbers: short enough to keep nobody waiting.
+_NUMBERED_AT_ONCE = 1000
+
+
+def record_event(
+    transaction: Transaction,
+    entry_id: int,
+    job_id: str,
+    task_type: str,
+    event_type: str,
+    *,
+    attempt: int,
+    progress: int,
+    task_output: Optional[dict[str, Any]] = None,
+    error: Optional[str] = None,
+) -> None:
+    """Write an event's row, and keep the event to be published after the commit."""
+    detail = task_output if task_output is not None else error
+    row = transaction.run(
+        _INSERT_EVENT,
+        {
+            "id": entry_id,
+            "event_type": event_type,
+            "attempt": attempt,
+            "progress": progress,
+            "detail": None if detail is None else json.dumps(detail),
+            "acknowledged": int(transaction.acknowledged),
+        },
+    ).fetchone()
+    transaction.events.append(
+        job_event(
+            event_id=row[0],
+            job_id=job_id,
+            event_type=event_type,
+            status=STATUS_AFTER[event_type],
+            task_type=task_type,
+            timestamp=row[1],
+            progress=progress,
+            attempt=attempt,
+            task_output=task_output,
+            error=error,
+        )
+    )
+
+
+def is_recorded(transaction: Transaction, event: Mapping[str, Any]) -> bool:
+    """Return whether an event's row is there: whether its transaction was committed."""
+    values = {"event_id": event["event_id"], "job_id": event["job_id"]}
+    return transaction.run(_IS_RECORDED, values).fetchone() is not None
+
+
+def number_events(transaction: Transaction) -> bool:
+    """Give committed events their place in `/events`; PostgreSQL only.
+
+    Returns:
+        Whether there may be more to number.
+    """
+    if transaction.dialect == "sqlite":
+        return False
+    if not transaction.run(_TRY_NUMBERING_LOCK).fetchone()[0]:
+        return False  # another process is at it
+    numbered = transaction.run(_NUMBER_EVENTS, {"limit": _NUMBERED_AT_ONCE}).fetchall()
+    return len(numbered) == _NUMBERED_AT_ONCE
+
+
+def read_events(
+    transaction: Transaction,
+    after: int,
+    limit: int,
+    job_id: Optional[str],
+    created_by: Optional[str],
+) -> list[tuple[int, dict[str, Any]]]:
+    """Return events behind a position, each with its own position, oldest first."""
+    rows = transaction.run(
+        _READ_EVENTS,
+        {"after": after, "limit": limit, "job_id": job_id, "created_by": created_by},
+    ).fetchall()
+    return [(row[0], _event(*row[1:])) for row in rows]
+
+
+def latest_position(transaction: Transaction) -> int:
+    """Return the position of the newest event; 0 where there is none."""
+    position: int = transaction.run(_LATEST_POSITION).fetchone()[0]
+    return position
+
+
+def _event(
+    event_id: int,
+    job_id: str,
+    task_type: str,
+    event_type: str,
+    attempt: int,
+    progress: int,
+    created_at: int,
+    detail: Optional[str],
+) -> dict[str, Any]:
+    parsed = None if detail is None else json.loads(detail)
+    return job_event(
+        event_id=event_id,
+        job_id=job_id,
+        event_type=event_type,
+        status=STATUS_AFTER[event_type],
+        task_type=task_type,
+        timestamp=created_at,
+        progress=progress,
+        attempt=attempt,
+        task_output=parsed if isinstance(parsed, dict) else None,
+        error=parsed if isinstance(parsed, str) else None,
+    )

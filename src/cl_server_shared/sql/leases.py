@@ -1,0 +1,147 @@
+"""Worker instances and their leases; what a dead one held is found by its missing row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cl_ml_tools.protocols import Claim
+
+from ..database import Transaction
+from .statement import statement
+
+__all__ = [
+    "Lease",
+    "entries_of_instance",
+    "forget_if_unrenewed",
+    "forget_instance",
+    "orphaned_claims",
+    "register_instance",
+    "renew_lease",
+    "select_leases",
+]
+
+_REGISTER_INSTANCE = statement("""
+    INSERT INTO workers (instance_id, label, host, pid, capabilities, concurrency, running,
+                         started_at, renewed_at, lease_expires_at)
+    VALUES (:instance_id, :label, :host, :pid, :capabilities, :concurrency, 0,
+            :now, :now, :now + :lease_ms)
+""")
+
+_RENEW_LEASE = statement("""
+    UPDATE workers SET renewed_at = :now, lease_expires_at = :now + :lease_ms, running = :running
+    WHERE instance_id = :instance_id
+    RETURNING instance_id
+""")
+
+_FORGET_INSTANCE = statement("DELETE FROM workers WHERE instance_id = :instance_id")
+
+_SELECT_LEASES = statement("""
+    SELECT instance_id, renewed_at, lease_expires_at, lease_expires_at < :now FROM workers
+""")
+
+# Guarded by what was seen: an instance that renewed its lease in the meantime stays.
+_FORGET_EXPIRED_INSTANCE = statement("""
+    DELETE FROM workers WHERE instance_id = :instance_id AND renewed_at = :renewed_at
+    RETURNING label
+""")
+
+_HELD_BY_NOBODY = """
+    SELECT entry.job_id, entry.id, entry.claimed_by, entry.claim_seq FROM queue_entries AS entry
+    WHERE entry.claimed_by IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM workers WHERE workers.instance_id = entry.claimed_by)
+    ORDER BY entry.id LIMIT :limit
+"""
+
+_ORPHANED_ENTRIES = statement(
+    _HELD_BY_NOBODY, postgresql=f"{_HELD_BY_NOBODY} FOR UPDATE OF entry SKIP LOCKED"
+)
+
+_ENTRIES_OF_INSTANCE = statement(
+    "SELECT job_id, id, claim_seq FROM queue_entries WHERE claimed_by = :instance_id",
+    postgresql="SELECT job_id, id, claim_seq FROM queue_entries WHERE claimed_by = :instance_id FOR UPDATE",
+)
+
+# How many claims of dead instances one transaction takes back.
+_RESCUED_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a rescuer sees of an instance.
+
+    Attributes:
+        instance_id: Whose it is.
+        renewed_at: When it was last renewed.
+        expires_at: When it runs out.
+        is_over: Whether that is past by the clock that decides.
+    """
+
+    instance_id: int
+    renewed_at: int
+    expires_at: int
+    is_over: bool
+
+
+def register_instance(
+    transaction: Transaction,
+    instance_id: int,
+    *,
+    label: str,
+    host: str,
+    pid: int,
+    capabilities: Mapping[str, dict[str, Any]],
+    concurrency: int,
+    lease_ms: int,
+) -> None:
+    """Write the row of a new instance, with a fresh lease."""
+    transaction.run(
+        _REGISTER_INSTANCE,
+        {
+            "instance_id": instance_id,
+            "label": label,
+            "host": host,
+            "pid": pid,
+            "capabilities": json.dumps(dict(capabilities)),
+            "concurrency": concurrency,
+            "lease_ms": lease_ms,
+        },
+    )
+
+
+def renew_lease(transaction: Transaction, instance_id: int, lease_ms: int, running: int) -> bool:
+    """Renew a lease; False where the instance is not known any more."""
+    values = {"instance_id": instance_id, "lease_ms": lease_ms, "running": running}
+    return transaction.run(_RENEW_LEASE, values).fetchone() is not None
+
+
+def forget_instance(transaction: Transaction, instance_id: int) -> None:
+    """Delete the row of an instance that ends."""
+    transaction.run(_FORGET_INSTANCE, {"instance_id": instance_id})
+
+
+def forget_if_unrenewed(transaction: Transaction, lease: Lease) -> bool:
+    """Delete the row of an instance whose lease is still as it was seen; return whether it was."""
+    return transaction.run(_FORGET_EXPIRED_INSTANCE, vars(lease)).fetchone() is not None
+
+
+def select_leases(transaction: Transaction) -> list[Lease]:
+    """Return the lease of every instance."""
+    return [
+        Lease(row[0], row[1], row[2], bool(row[3]))
+        for row in transaction.run(_SELECT_LEASES).fetchall()
+    ]
+
+
+def orphaned_claims(transaction: Transaction) -> list[Claim]:
+    """Return, locked, claims whose instance is not known any more; a bounded number."""
+    rows = transaction.run(_ORPHANED_ENTRIES, {"limit": _RESCUED_AT_ONCE}).fetchall()
+    return [Claim(job_id, *row) for job_id, *row in rows]
+
+
+def entries_of_instance(transaction: Transaction, instance_id: int) -> list[Claim]:
+    """Return, locked, the claims of one instance."""
+    rows = transaction.run(_ENTRIES_OF_INSTANCE, {"instance_id": instance_id}).fetchall()
+    return [Claim(row[0], row[1], instance_id, row[2]) for row in rows]
