@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from .compute import ComputeModule, ProgressCallback, with_output_paths
 from .errors import FinalError, InvalidParams
-from .jobs import Job
+from .jobs import Job, check_task_output
 from .registry import parse_params
 from .workspace import check_relative_path, resolve_inside
 
@@ -83,7 +83,7 @@ def resolve(
         raise FinalError(str(error)) from error
     for target in targets:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-    return {**model.model_dump(), "input_paths": inputs, "output_paths": targets}
+    return {**model.model_dump(mode="json"), "input_paths": inputs, "output_paths": targets}
 
 
 def classify(result: Any) -> Outcome:
@@ -94,9 +94,13 @@ def classify(result: Any) -> Outcome:
             error=f"the module returned {result!r:.200}, not a dict whose status is ok or error",
             retryable=False,
         )
-    output = result.get("task_output") or {}
     if result["status"] == "ok":
-        return Outcome(ok=True, task_output=output)
+        output = result.get("task_output")
+        try:
+            check_task_output(output)
+        except ValueError as error:
+            return Outcome(ok=False, error=f"the module's {error}", retryable=False)
+        return Outcome(ok=True, task_output=output or {})
     return Outcome(
         ok=False,
         error=str(result.get("error") or "the module gave no reason"),

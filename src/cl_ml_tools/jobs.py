@@ -8,7 +8,9 @@ queued ──► processing ──► completed
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Mapping
 from typing import Any, Literal, Optional, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +35,7 @@ DEFAULT_PRIORITY = 5
 MAX_PRIORITY = 10
 DEFAULT_MAX_RETRIES = 3
 MAX_RETRIES_LIMIT = 50
+MAX_TEXT_LENGTH = 255  # of the columns for names
 
 # Ten minutes of waiting are worth one step of priority, so that nothing starves.
 PRIORITY_STEP_MS = 600_000
@@ -56,8 +59,8 @@ class Job(BaseModel):
 
     model_config = ConfigDict(validate_assignment=True)
 
-    job_id: str = Field(min_length=1, max_length=255)
-    task_type: str = Field(min_length=1, max_length=255)
+    job_id: str = Field(min_length=1, max_length=MAX_TEXT_LENGTH)
+    task_type: str = Field(min_length=1, max_length=MAX_TEXT_LENGTH)
     params: dict[str, Any] = Field(default_factory=dict)
     status: JobStatus = "queued"
     progress: int = Field(default=0, ge=0, le=100)
@@ -97,6 +100,61 @@ def check_max_retries(max_retries: int) -> None:
         raise ValueError(
             f"max_retries {max_retries!r} is not a whole number from 0 to {MAX_RETRIES_LIMIT}"
         )
+
+
+def check_available_at(available_at: Optional[int]) -> None:
+    """Raise `ValueError` unless `available_at` is whole milliseconds since the epoch, or `None`."""
+    if available_at is not None and (
+        isinstance(available_at, bool)
+        or not isinstance(available_at, int)
+        or not 0 <= available_at < 2**53
+    ):
+        raise ValueError(f"available_at {available_at!r} is not milliseconds since the epoch")
+
+
+def check_timeout_seconds(timeout_seconds: Optional[float]) -> None:
+    """Raise `ValueError` unless `timeout_seconds` is a number above 0, or `None`."""
+    if timeout_seconds is not None and not 0 < timeout_seconds < float("inf"):
+        raise ValueError(f"timeout_seconds {timeout_seconds!r} is not a number above 0")
+
+
+def check_text(name: str, text: Optional[str]) -> None:
+    """Raise `ValueError`, naming the value, unless a database can hold it; `None` it can."""
+    if text is None:
+        return
+    if not 0 < len(text) <= MAX_TEXT_LENGTH or "\0" in text or not _is_unicode(text):
+        raise ValueError(f"{name} {text[:40]!r} is not 1 to {MAX_TEXT_LENGTH} characters of text")
+
+
+def check_task_output(task_output: Optional[dict[str, Any]]) -> None:
+    """Raise `ValueError` unless `task_output` is a dict that JSON can hold, or `None`."""
+    if task_output is None:
+        return
+    if not isinstance(task_output, dict):
+        raise ValueError(f"task_output {task_output!r:.100} is not a dict")
+    json_text("task_output", task_output)
+
+
+def check_error_message(error_message: Optional[str]) -> None:
+    """Raise `ValueError` unless `error_message` is text, or `None`."""
+    if error_message is not None and not isinstance(error_message, str):
+        raise ValueError(f"error_message {error_message!r:.100} is not text")
+
+
+def json_text(name: str, value: Mapping[str, Any]) -> str:
+    """Return a value as JSON text; `ValueError`, naming it, where JSON cannot hold it."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} cannot be written as JSON: {error}") from error
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+    return True
 
 
 def check_transition(job_id: str, current: str, wanted: str) -> None:

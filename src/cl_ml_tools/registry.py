@@ -7,9 +7,9 @@ it serves. A module does its heavy imports when it first runs, so finding all of
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from typing import Any
 
 from pydantic import ValidationError
@@ -73,14 +73,14 @@ def find_tasks() -> InstalledTasks:
     """
     found: dict[str, InstalledTask] = {}
     broken: list[TaskLoadError] = []
-    for entry_point in _entry_points():
+    for distribution, entry_point in _entry_points():
         try:
-            module = _load(entry_point)
+            module, task_types = _load(distribution, entry_point)
         except TaskLoadError as error:
             broken.append(error)
             continue
-        for task_type in module.supported_task_types:
-            task = InstalledTask(task_type, module, _distribution_name(entry_point))
+        for task_type in task_types:
+            task = InstalledTask(task_type, module, distribution)
             other = found.setdefault(task_type, task)
             if type(other.module) is not type(module):
                 raise DuplicateTask(
@@ -145,24 +145,27 @@ def parse_params(module: ComputeModule, task_type: str, params: dict[str, Any]) 
         ) from error
 
 
-def _load(entry_point: EntryPoint) -> ComputeModule:
-    where = f"the entry point {entry_point.value!r} of {_distribution_name(entry_point)!r}"
+def _load(distribution: str, entry_point: EntryPoint) -> tuple[ComputeModule, list[str]]:
+    """Make the module that an entry point names, and ask for its task types."""
+    where = f"the entry point {entry_point.value!r} of {distribution!r}"
     try:
         module = entry_point.load()()
-    except Exception as error:  # a plug-in may raise anything while it loads
+        if not isinstance(module, ComputeModule):
+            raise TypeError(f"{type(module).__name__} is no subclass of ComputeModule")
+        return module, list(module.supported_task_types)
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything while it loads
         raise TaskLoadError(f"{where} cannot be loaded: {error!r}") from error
-    if not isinstance(module, ComputeModule):
-        raise TaskLoadError(f"{where} names no subclass of ComputeModule")
-    return module
 
 
-def _entry_points() -> list[EntryPoint]:
-    if sys.version_info >= (3, 10):
-        return list(entry_points(group=ENTRY_POINT_GROUP))
-    return list(entry_points().get(ENTRY_POINT_GROUP, []))
+def _entry_points() -> Iterator[tuple[str, EntryPoint]]:
+    """Yield each entry point of the group under its distribution's name, which 3.9's do not say.
 
-
-def _distribution_name(entry_point: EntryPoint) -> str:
-    # Python 3.9's entry points do not say which distribution they are from.
-    distribution = getattr(entry_point, "dist", None)
-    return distribution.metadata["Name"] if distribution is not None else entry_point.value
+    Of two distributions with one name the first on the path is the one that is imported.
+    """
+    seen: set[str] = set()
+    for distribution in distributions():
+        mine = [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
+        name = distribution.metadata["Name"] if mine else ""
+        if mine and name not in seen:
+            seen.add(name)
+            yield from ((name, point) for point in mine)

@@ -6,6 +6,7 @@ accepted becomes `output`, so that a worker which lost its job can spoil nothing
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +24,9 @@ __all__ = [
 # File systems stop at 255; ` (2)` and a temporary suffix must still fit behind the name.
 MAX_COMPONENT_BYTES = 240
 
+# Linux stops at 4,096 for the whole path; the folder above has its share of it.
+MAX_PATH_BYTES = 2048
+
 # Names that Windows opens as a device, whatever their extension: "Naming Files, Paths, and
 # Namespaces", Microsoft Learn. Refused everywhere, since workspaces are shared and copied.
 _DEVICE_NAMES = frozenset(
@@ -38,7 +42,8 @@ def check_relative_path(text: str) -> PurePosixPath:
 
     Raises:
         ValueError: It is empty, absolute, has `..`, a NUL or another control character, a Windows
-            drive or device name, or a component that is only dots or over 240 bytes.
+            drive or device name, a component that is only dots or over 240 bytes, or is over
+            2,048 bytes itself.
     """
     path = text.replace("\\", "/")
     if not path.strip():
@@ -47,6 +52,8 @@ def check_relative_path(text: str) -> PurePosixPath:
         raise ValueError(f"the path {text!r} has a control character")
     if path.startswith("/") or path[1:2] == ":":
         raise ValueError(f"the path {text!r} is absolute")
+    if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+        raise ValueError(f"the path {path[:40] + '...'!r} is over {MAX_PATH_BYTES} bytes")
     parts = PurePosixPath(path).parts
     if not parts:
         raise ValueError(f"the path {text!r} names nothing")
@@ -78,7 +85,7 @@ def _check_component(part: str, text: str) -> None:
         raise ValueError(
             f"the path {part[:40] + '...'!r} has a component over {MAX_COMPONENT_BYTES} bytes"
         )
-    if part.split(".")[0].rstrip(" ").casefold() in _DEVICE_NAMES:
+    if re.split("[.:]", part)[0].rstrip(" ").casefold() in _DEVICE_NAMES:
         raise ValueError(f"the path {text!r} has the reserved name {part!r}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,17 @@ from ..jobs import (
     TERMINAL_STATUSES,
     Job,
     backoff_ms,
+    check_available_at,
+    check_error_message,
     check_max_retries,
     check_priority,
     check_progress,
     check_status,
+    check_task_output,
+    check_text,
+    check_timeout_seconds,
     check_transition,
+    json_text,
     rank_of,
 )
 from ..protocols import Claim, ClaimedJob
@@ -32,7 +39,10 @@ from .broadcast import RecordingBroadcaster
 
 __all__ = ["InMemoryJobRepository", "InMemoryJobs"]
 
+logger = logging.getLogger(__name__)
+
 _EVENT_OF_END = {"completed": "completed", "error": "failed", "cancelled": "cancelled"}
+_TOLD_WITH_ERROR = ("failed", "cancelled", "retrying")
 
 
 @dataclass
@@ -106,10 +116,19 @@ class InMemoryJobRepository:
         idempotency_key: Optional[str] = None,
     ) -> str:
         """Store a job queued and return its id; see `JobRepository.add_job`."""
-        check_name(job.job_id)
+        try:
+            check_name(job.job_id)
+        except ValueError as error:
+            raise ValueError(f"job_id: {error}") from error
         priority = DEFAULT_PRIORITY if priority is None else priority
         check_priority(priority)
         check_max_retries(max_retries)
+        check_available_at(available_at)
+        check_timeout_seconds(timeout_seconds)
+        check_text("task_type", job.task_type)
+        check_text("created_by", created_by)
+        check_text("idempotency_key", idempotency_key)
+        json_text("params", job.params)
         if job.status != "queued":
             raise ValueError(f"status: a new job is queued, not {job.status!r}")
         with self._changing() as (now, events):
@@ -154,7 +173,8 @@ class InMemoryJobRepository:
                 status = None
             if status is not None:
                 check_transition(job_id, row.job.status, status)
-            self._check_claim(row, now)
+            if status != "processing":
+                self._check_claim(row, now)
             if status == "processing":
                 self._claim(row, now, events)
             elif status == "queued":
@@ -164,7 +184,7 @@ class InMemoryJobRepository:
                 setattr(row.job, name, copy.deepcopy(value))
             if status in TERMINAL_STATUSES:
                 self._end(row, status, now, events)
-            elif status is None and row.job.progress != progress:
+            elif row.job.progress != progress:
                 self._tell(events, row, "progress", now)
         return True
 
@@ -177,6 +197,7 @@ class InMemoryJobRepository:
         """Remove the job; False where there is none."""
         with self._changing():
             self._claims.pop(job_id, None)
+            self.jobs.keys = {key: job for key, job in self.jobs.keys.items() if job != job_id}
             return self.jobs.rows.pop(job_id, None) is not None
 
     def register_instance(
@@ -230,6 +251,7 @@ class InMemoryJobRepository:
 
     def complete_job(self, claim: Claim, task_output: Optional[dict[str, Any]]) -> None:
         """End the job as completed."""
+        check_task_output(task_output)
         with self._changing() as (now, events):
             row = self._held(claim)
             row.job.task_output = copy.deepcopy(task_output)
@@ -275,7 +297,10 @@ class InMemoryJobRepository:
             yield self._clock(), events
             self.jobs.changed.notify_all()
         for event in events:
-            self.broadcaster.publish_event(topic="events", payload=to_json(event), qos=1)
+            try:
+                self.broadcaster.publish_event(topic="events", payload=to_json(event), qos=1)
+            except Exception:  # a test's own object must not fail the job
+                logger.exception("publishing an event of job %s failed", event["job_id"])
 
     def _same_job(self, job: Job, job_id: str) -> str:
         earlier = self.jobs.rows[job_id].job
@@ -287,7 +312,6 @@ class InMemoryJobRepository:
         mine = self._claims.get(row.job.job_id)
         if mine is not None:
             if not row.holds(mine):
-                self._claims.pop(row.job.job_id)
                 raise ClaimLost(row.job.job_id)
         elif row.claimed_by is not None and self.jobs.leases.get(row.claimed_by, 0) > now:
             raise ClaimLost(row.job.job_id)
@@ -352,13 +376,13 @@ class InMemoryJobRepository:
                 event_id=None if event_type == "progress" else next(self.jobs.numbers),
                 job_id=row.job.job_id,
                 event_type=event_type,
-                status="processing" if event_type == "progress" else row.job.status,
+                status=row.job.status,
                 task_type=row.job.task_type,
                 timestamp=now,
                 progress=row.job.progress if progress is None else progress,
                 attempt=row.retry_count + 1,
                 task_output=(row.job.task_output or {}) if event_type == "completed" else None,
-                error=row.job.error_message if event_type in ("failed", "retrying") else None,
+                error=(row.job.error_message or "") if event_type in _TOLD_WITH_ERROR else None,
             )
         )
 
@@ -372,6 +396,6 @@ def _checked_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
         check_status(changes["status"])
     if "progress" in changes:
         check_progress(changes["progress"])
-    if not isinstance(changes.get("task_output", {}), dict):
-        raise ValueError(f"task_output {changes['task_output']!r:.100} is not a dict")
+    check_task_output(changes.get("task_output"))
+    check_error_message(changes.get("error_message"))
     return changes

@@ -1,0 +1,1 @@
+"""The built-in compute modules: one file each, its parameters and its module."""
