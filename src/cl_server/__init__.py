@@ -1,0 +1,1 @@
+"""The services and what people touch: auth, store, worker, command line, client."""

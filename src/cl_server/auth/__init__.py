@@ -1,0 +1,1 @@
+"""The auth service: users, permissions, and the tokens that every service verifies."""

@@ -1,0 +1,1 @@
+"""The command line: reads `Config` once, builds the parts, turns errors into exit codes."""

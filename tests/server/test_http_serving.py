@@ -1,0 +1,160 @@
+"""Serving several applications in one process, and stopping them."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from http_harness import small_service
+
+from cl_server.http.serving import PortInUse, Site, serve
+
+HERE = Path(__file__).parent
+
+PROGRAM = f"""
+import asyncio, sys
+sys.path.insert(0, {str(HERE)!r})
+from fastapi import APIRouter, Request
+from starlette.responses import StreamingResponse
+from cl_server.http.access import ANYONE, requires
+from cl_server.http.serving import Site, serve
+from http_harness import small_service
+
+router = APIRouter()
+
+@router.get("/endless")
+@requires(ANYONE)
+async def endless(request: Request) -> StreamingResponse:
+    async def lines():
+        yield b"begun\\n"
+        await request.app.state.stopping.wait()
+        yield b"ended\\n"
+    return StreamingResponse(lines())
+
+@router.get("/stuck")
+@requires(ANYONE)
+async def stuck() -> StreamingResponse:
+    async def lines():
+        yield b"begun\\n"
+        await asyncio.sleep(3600)
+    return StreamingResponse(lines())
+
+def tell(what): print(what, flush=True)
+sites = [Site(small_service(router, told=[tell]), "127.0.0.1", 0) for _ in range(2)]
+serve(sites, on_ready=lambda urls: tell(" ".join(urls)))
+tell("end")
+"""
+
+
+@contextmanager
+def two_services() -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert [process.stdout.readline() for _ in range(2)] == ["started\n"] * 2
+            yield process, process.stdout.readline().split()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_every_service_and_its_streams(number: signal.Signals) -> None:
+    with two_services() as (process, urls):
+        assert [httpx2.get(f"{url}/healthz").status_code for url in urls] == [200, 200]
+        with httpx2.stream("GET", f"{urls[1]}/endless") as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "begun"
+            began = time.monotonic()
+            process.send_signal(number)
+            assert next(lines) == "ended"
+        output, _ = process.communicate(timeout=10)
+        assert time.monotonic() - began < 3
+        assert output.split() == ["stopped", "stopped", "end"]
+        assert process.returncode == 0
+
+
+@pytest.mark.long
+def test_what_does_not_end_is_cut_off_within_seven_seconds() -> None:
+    with two_services() as (process, urls):
+        with httpx2.stream("GET", f"{urls[0]}/stuck") as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "begun"
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=15)
+        assert time.monotonic() - began < 7
+        assert output.split() == ["stopped", "stopped", "end"]
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with two_services() as (process, urls):
+        with httpx2.stream("GET", f"{urls[0]}/stuck") as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "begun"
+            process.send_signal(signal.SIGTERM)
+            wait_until_refused(urls[1])  # the first signal has been seen
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=10)
+        assert time.monotonic() - began < 3
+
+
+def wait_until_refused(url: str) -> None:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            httpx2.get(f"{url}/healthz")
+        except httpx2.TransportError:
+            return
+    raise AssertionError("it still answers")
+
+
+def test_a_port_in_use_is_said_before_anything_starts() -> None:
+    told: list[str] = []
+    free = Site(small_service(told=[told.append]), "127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUse, match=f"cannot listen on 127.0.0.1:{port}: .*in use"):
+            serve([free, Site(small_service(told=[told.append]), "127.0.0.1", port)])
+    assert told == []
+
+
+def test_an_error_at_the_start_is_raised_as_it_is() -> None:
+    def refuse(what: str) -> None:
+        if what == "started":
+            raise LookupError("nothing there")
+
+    told: list[str] = []
+    sites = [
+        Site(small_service(told=[told.append]), "127.0.0.1", 0),
+        Site(small_service(told=[refuse]), "127.0.0.1", 0),
+    ]
+    with pytest.raises(LookupError, match="nothing there"):
+        serve(sites)
+    assert told == ["started"]
+
+
+def test_an_error_of_the_callback_is_raised_as_it_is() -> None:
+    told: list[str] = []
+
+    def refuse(urls: list[str]) -> None:
+        raise LookupError(*urls)
+
+    with pytest.raises(LookupError, match=r"http://127\.0\.0\.1:\d+"):
+        serve([Site(small_service(told=[told.append]), "127.0.0.1", 0)], on_ready=refuse)
+    assert told[0] == "started"
+
+
+def test_an_address_that_is_not_ours_is_said() -> None:
+    with pytest.raises(PortInUse, match=r"cannot listen on 192\.0\.2\.1:0"):
+        serve([Site(small_service(), "192.0.2.1", 0)])
