@@ -1,0 +1,1 @@
+"""The store: media files and collections, jobs and their results, job events."""

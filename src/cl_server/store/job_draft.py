@@ -1,0 +1,194 @@
+"""A job while it is made: its files come in, its fields are checked, then it is added.
+
+upload ──► workspace ──► fields ──► entities ──► the task's own check ──► files linked ──► row
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cl_ml_tools.compute import unique_path
+from cl_ml_tools.errors import InvalidParams
+from cl_ml_tools.jobs import Job
+from cl_ml_tools.registry import validate_params
+from cl_ml_tools.workspace import check_relative_path
+from cl_server.http.access import MEDIA_READ, AccessPolicy, Identity, decide
+from cl_server.http.errors import BadRequest, NotFound, Unprocessable
+from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
+
+from .job_files import JobFiles
+from .job_form import FILE_FIELD, JobForm, parse_job_form
+from .media_files import link_or_copy
+from .multipart import Fields, FilePart
+from .problems import Finding, finding, wrong_field
+from .service_entities import EntityService, MediaContent
+from .storage_folders import sync_folder
+from .task_catalogue import KnownTask
+
+__all__ = ["JobDraft", "JobMaker"]
+
+PATH_PARAMS = ("input_paths", "output_paths")
+
+
+@dataclass(frozen=True)
+class JobMaker:
+    """What a draft needs to become a job.
+
+    Attributes:
+        repository: Where it is added.
+        entities: Whose files it may read.
+        policy: What the operator opened.
+    """
+
+    repository: SQLAlchemyJobRepository
+    entities: EntityService
+    policy: AccessPolicy
+
+
+class JobDraft:
+    """A job that is not there yet.
+
+    Args:
+        job_id: Its id.
+        task: What it will run.
+        storage: Where its workspace is.
+        maker: What it needs to become a job.
+    """
+
+    def __init__(
+        self, job_id: str, task: KnownTask, storage: FileStorageService, maker: JobMaker
+    ) -> None:
+        self.job_id = job_id
+        self.added = False
+        self._task = task
+        self._storage = storage
+        self._maker = maker
+        self._digests: dict[str, str] = {}  # of each input, under its path in the workspace
+
+    async def receive_file(self, part: FilePart) -> None:
+        """Stream one uploaded file into the workspace.
+
+        Raises:
+            Unprocessable: It is in the wrong field, or its name is unsafe.
+        """
+        if part.field != FILE_FIELD:
+            raise wrong_field(part.field, f"files go into the field {FILE_FIELD!r}")
+        try:
+            check_relative_path(part.filename)
+        except ValueError as error:
+            raise wrong_field(FILE_FIELD, str(error), "unsafe_path") from error
+        saved = await self._storage.save_input_file(self.job_id, part.filename, part)
+        self._digests[f"input/{saved['filename']}"] = saved["hash"]
+
+    def add(self, fields: Fields, identity: Identity) -> None:
+        """Check everything and add the job.
+
+        Args:
+            fields: As read from the body.
+            identity: Who makes it.
+
+        Raises:
+            Unprocessable: With everything that is wrong.
+            Forbidden: It reads entities, and this user may not.
+        """
+        form = parse_job_form(fields, self._task.schema)
+        media = self._find_media(form, identity)
+        inputs = self._name_inputs(media)
+        params = self._checked_params(form, [*self._digests, *inputs])
+        if form.problems:
+            raise Unprocessable(form.problems)
+        self._fill_workspace(inputs)
+        job = Job(job_id=self.job_id, task_type=self._task.task_type, params=params)
+        self._maker.repository.add_job(
+            job,
+            created_by=identity.sub,
+            priority=form.options.priority,
+            max_retries=form.options.max_retries,
+            timeout_seconds=form.options.timeout_seconds,
+        )
+        self.added = True
+
+    def _find_media(self, form: JobForm, identity: Identity) -> list[MediaContent]:
+        if form.entity_ids:
+            decide(identity, MEDIA_READ, self._maker.policy)
+        found = []
+        for entity_id in form.entity_ids:
+            try:
+                found.append(self._maker.entities.find_media(entity_id))
+            except NotFound:
+                form.problems.append(finding("entity_ids", f"there is no entity {entity_id}"))
+            except BadRequest as error:
+                form.problems.append(finding("entity_ids", error.detail))
+        return found
+
+    def _name_inputs(self, media: list[MediaContent]) -> dict[str, MediaContent]:
+        """Return each entity's file under the path that it gets in the workspace."""
+        named: dict[str, MediaContent] = {}
+        for content in media:
+            path = unique_path(f"input/{content.name}", [*self._digests, *named])
+            named[path] = content
+        return named
+
+    def _checked_params(self, form: JobForm, inputs: list[str]) -> dict[str, Any]:
+        """Return the parameters to store; what is wrong with them joins the form's problems."""
+        params = {**form.params, "input_paths": form.params.get("input_paths", inputs)}
+        try:
+            if self._task.module is not None:
+                params = validate_params(self._task.module, self._task.task_type, params)
+        except InvalidParams as error:
+            form.problems += _shown_problems(error, form, inputs)
+            return params
+        form.problems += _wrong_paths(params, inputs)
+        return params
+
+    def _fill_workspace(self, inputs: dict[str, MediaContent]) -> None:
+        """Put the entities' files beside the uploaded ones, and all of it onto the disk."""
+        job_path = self._storage.create_job_directory(self.job_id)
+        for path, content in inputs.items():
+            link_or_copy(content.path, job_path / path)
+            self._digests[path] = content.sha256
+        JobFiles(self._storage).remember_digests(self.job_id, self._digests)
+        for folder in (job_path, job_path.parent):
+            sync_folder(folder)
+
+
+def _shown_problems(error: InvalidParams, form: JobForm, inputs: list[str]) -> list[Finding]:
+    """Return what a task finds, in the words of the request."""
+    shown = []
+    asked_for_entities = form.entity_ids or any("entity_ids" in p["loc"] for p in form.problems)
+    for problem in error.problems:
+        if problem["loc"] == ["input_paths"] and not inputs:
+            if not asked_for_entities:
+                message = "this task reads files: upload one here, or name entity_ids"
+                shown.append(finding(FILE_FIELD, message, "missing"))
+        else:
+            shown.append({**problem, "loc": ["body", *problem["loc"]]})
+    return shown
+
+
+def _wrong_paths(params: dict[str, Any], inputs: list[str]) -> list[Finding]:
+    """Return what is wrong with the paths that a client named itself.
+
+    A job reads its own inputs and writes below `output/`: an input may be the same file, on the
+    disk, as one in the media library.
+    """
+    found = []
+    for name in PATH_PARAMS:
+        paths = params.get(name, [])
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            found.append(finding(name, "expected a list of paths", "list_type"))
+            continue
+        for path in paths:
+            try:
+                relative = check_relative_path(path)
+            except ValueError as error:
+                found.append(finding(name, str(error), "unsafe_path"))
+                continue
+            if name == "input_paths" and relative.as_posix() not in inputs:
+                found.append(finding(name, f"the job has no file {path!r}"))
+            if name == "output_paths" and (
+                relative.parts[0] != "output" or len(relative.parts) < 2
+            ):
+                found.append(finding(name, f"{path!r} is not below output/", "unsafe_path"))
+    return found
