@@ -1,0 +1,116 @@
+"""How the command line shows things: JSON, tables for people, columns for other programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "STATUS_STYLES",
+    "format_age",
+    "format_duration",
+    "format_size",
+    "format_time",
+    "print_json",
+    "print_json_line",
+    "print_table",
+]
+
+STATUS_STYLES = {
+    "queued": "yellow",
+    "processing": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "dim",
+}
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document, indented."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def print_json_line(document: Any) -> None:
+    """Print one JSON document on one line, at once."""
+    print(json.dumps(document, ensure_ascii=False, default=str), flush=True)
+
+
+def print_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    styled: int = -1,
+    wrap_last: bool = False,
+) -> None:
+    """Print rows: aligned on a terminal, else with tabs between and the headers first.
+
+    Args:
+        headers: A name for each column.
+        rows: Text.
+        styled: The column that holds a job's status, which colours it.
+        wrap_last: Whether the last column is prose, whose lines may be broken; else it is cut.
+    """
+    if not sys.stdout.isatty():
+        for row in (headers, *rows):
+            print("\t".join(" ".join(cell.split()) for cell in row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    for index, header in enumerate(headers[:-1]):
+        width = max(len(header), *(len(row[index]) for row in rows))
+        table.add_column(header, no_wrap=True, min_width=width)
+    table.add_column(headers[-1], no_wrap=not wrap_last, overflow="ellipsis")
+    for row in rows:
+        table.add_row(
+            *(
+                Text(cell, style=STATUS_STYLES.get(cell, "") if index == styled else "")
+                for index, cell in enumerate(row)
+            )
+        )
+    Console().print(table)
+
+
+def format_time(time_ms: int | None) -> str:
+    """Return a time in this machine's zone; empty for none."""
+    if time_ms is None:
+        return ""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ms / 1000))
+
+
+def format_age(time_ms: int) -> str:
+    """Return how long ago a time was: `5 s ago`, `2 h ago`, `3 d ago`."""
+    age_seconds = max(0, int(time.time() - time_ms / 1000))
+    for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if age_seconds >= seconds:
+            return f"{age_seconds // seconds} {unit} ago"
+    return f"{age_seconds} s ago"
+
+
+def format_duration(duration_ms: float) -> str:
+    """Return a duration as people say it: `0.3 s`, `2 min 5 s`, `3 h 12 min`."""
+    seconds = duration_ms / 1000
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_size(size_bytes: int) -> str:
+    """Return a size as people say it: `812 B`, `3.4 kB`, `12.0 MB`."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,156 @@
+"""What the server answers, typed: the JSON documents of the HTTP surface as they come.
+
+Times are integer milliseconds since the epoch, UTC, but for a user's `created_at` (ISO 8601).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+__all__ = [
+    "FINISHED",
+    "Capabilities",
+    "Entity",
+    "EntityPage",
+    "Event",
+    "Job",
+    "JobFile",
+    "JobPage",
+    "Pagination",
+    "Task",
+    "Token",
+    "User",
+]
+
+# A client's wait ends on one of these.
+FINISHED = frozenset({"completed", "failed", "cancelled"})
+
+
+class Token(TypedDict):
+    """An access token; `expires_in` is its life in seconds."""
+
+    access_token: str
+    token_type: str
+    expires_in: NotRequired[int]
+
+
+class User(TypedDict):
+    """An account."""
+
+    id: int
+    username: str
+    is_admin: bool
+    is_active: bool
+    created_at: str
+    permissions: list[str]
+
+
+class JobFile(TypedDict):
+    """A file of a job's workspace; `path` is relative to it, `size` in bytes, `sha256` in hex."""
+
+    name: str
+    path: str
+    size: int
+    sha256: str | None
+
+
+class Job(TypedDict):
+    """A job: what was asked for, how far it is, what came of it."""
+
+    job_id: str
+    task_type: str
+    status: Literal["queued", "processing", "completed", "failed", "cancelled"]
+    progress: int
+    params: dict[str, Any]
+    task_output: dict[str, Any] | None
+    error_message: str | None
+    priority: int
+    created_at: int
+    updated_at: int | None
+    started_at: int | None
+    completed_at: int | None
+    input_files: list[JobFile]
+    output_files: list[JobFile]
+    retry_count: int
+    max_retries: int
+    created_by: str | None
+
+
+class JobPage(TypedDict):
+    """Jobs, newest first."""
+
+    items: list[Job]
+    next_cursor: NotRequired[str | None]
+
+
+class Event(TypedDict):
+    """One step of one job. `status` is the stored word: `error` where a job reads `failed`."""
+
+    event_id: int | None
+    job_id: str
+    event_type: Literal[
+        "queued", "started", "progress", "retrying", "completed", "failed", "cancelled"
+    ]
+    status: str
+    task_type: str
+    timestamp: int
+    progress: float
+    attempt: int
+    task_output: NotRequired[dict[str, Any] | None]
+    error: NotRequired[str | None]
+
+
+class Entity(TypedDict):
+    """A media file or a collection."""
+
+    id: int
+    is_collection: bool
+    label: str | None
+    description: str | None
+    parent_id: int | None
+    added_date: int | None
+    updated_date: int | None
+    create_date: int | None
+    is_deleted: bool
+    file_size: int | None
+    height: int | None
+    width: int | None
+    duration: float | None
+    mime_type: str | None
+    type: str | None
+    extension: str | None
+    md5: str | None
+    sha256: NotRequired[str | None]
+
+
+class Pagination(TypedDict):
+    """Where a page stands among all."""
+
+    page: int
+    page_size: int
+    total_items: int
+    total_pages: int
+    has_next: bool
+    has_prev: bool
+
+
+class EntityPage(TypedDict):
+    """Entities, newest first."""
+
+    items: list[Entity]
+    pagination: Pagination
+
+
+class Capabilities(TypedDict):
+    """Who works: how many workers, and how many idle ones per task type."""
+
+    num_workers: int
+    capabilities: dict[str, int]
+
+
+class Task(TypedDict):
+    """A task that the server knows, and whether a worker serves it now."""
+
+    task_type: str
+    parameters: dict[str, Any]
+    served: bool
