@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from sqlalchemy.orm import sessionmaker
@@ -40,6 +41,10 @@ class _NotRun(Exception):
     """Nothing was changed; says why."""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, or Ctrl-C: no event loop and no module takes it for an error of the job."""
+
+
 def run_compute_job(module: ComputeModule, argv: Optional[Sequence[str]] = None) -> NoReturn:
     """Run the job that `--job-id` names, and end the process.
 
@@ -52,13 +57,14 @@ def run_compute_job(module: ComputeModule, argv: Optional[Sequence[str]] = None)
     parser = argparse.ArgumentParser(description=f"Run one job of {type(module).__name__}.")
     parser.add_argument("--job-id", required=True, help="the job to run")
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT):  # asyncio's own wait for a module that blocks
+        signal.signal(number, _exit_on_signal)
     try:
         problem = _run(module, arguments.job_id)
-    except (_NotRun, SharedError, ValueError) as error:
-        problem = str(error)
-    except KeyboardInterrupt:
-        problem = "interrupted; the job was given back"
+    except (_NotRun, SharedError, ValueError, OSError) as error:
+        problem = " ".join(str(error).split())
+    except _Terminated:
+        problem = "ended by a signal; the job was given back"
     finally:
         shutdown_broadcaster()
     if problem is not None:
@@ -67,7 +73,8 @@ def run_compute_job(module: ComputeModule, argv: Optional[Sequence[str]] = None)
 
 
 def _exit_on_signal(number: int, _frame: Any) -> NoReturn:
-    sys.exit(128 + number)
+    signal.signal(number, signal.SIG_IGN)  # once: giving the job back is not interrupted
+    raise _Terminated
 
 
 def _run(module: ComputeModule, job_id: str) -> Optional[str]:
@@ -115,15 +122,7 @@ def _run_claimed(
     )
     output_path = start_attempt(job_path, claimed.attempt)
     try:
-        outcome = asyncio.run(
-            execute(
-                module,
-                claimed.job,
-                job_path=job_path,
-                output_path=output_path,
-                progress_callback=_Progress(repository, claimed),
-            )
-        )
+        outcome = _execute(repository, module, claimed, job_path, output_path)
         problem = _record(repository, claimed, outcome)
     except ClaimLost:
         problem = "it was taken away: the lease ran out, or it was deleted"
@@ -135,6 +134,29 @@ def _run_claimed(
     else:
         discard_attempt(job_path, claimed.attempt)
     return problem
+
+
+def _execute(
+    repository: SQLAlchemyJobRepository,
+    module: ComputeModule,
+    claimed: ClaimedJob,
+    job_path: Path,
+    output_path: Path,
+) -> Outcome:
+    """Run the attempt; a module that ends its process, or cancels itself, has failed."""
+    attempt = execute(
+        module,
+        claimed.job,
+        job_path=job_path,
+        output_path=output_path,
+        progress_callback=_Progress(repository, claimed),
+    )
+    try:
+        return asyncio.run(attempt)
+    except SystemExit as error:
+        return Outcome(ok=False, error=f"the module ended its process, with {error.code!r}")
+    except asyncio.CancelledError:
+        return Outcome(ok=False, error="the module cancelled itself")
 
 
 def _record(

@@ -150,7 +150,7 @@ def _below_server_dir(name: str) -> Callable[[], str]:
 
 def _database_url(file_name: str) -> Callable[[], str]:
     def default() -> str:
-        return os.environ.get("DATABASE_URL") or f"sqlite:///{Config.CL_SERVER_DIR}/{file_name}"
+        return Config.DATABASE_URL or f"sqlite:///{Config.CL_SERVER_DIR}/{file_name}"
 
     return default
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Callable, Optional
 from weakref import WeakKeyDictionary
 
@@ -72,24 +73,21 @@ class Database:
     ) -> None:
         self._session_factory = session_factory
         self._clock = clock
-        self._bind: Any = None
         self._pid = os.getpid()
 
-    @property
+    @cached_property
     def bind(self) -> Any:
         """The engine, or the connection, that the session factory is bound to."""
-        if self._bind is None:
-            with self._session_factory() as session:
-                self._bind = session.get_bind(QueueEntry)
-        return self._bind
+        with self._session_factory() as session:
+            return session.get_bind(QueueEntry)
 
-    @property
+    @cached_property
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
         name: str = self.bind.dialect.name
         return name
 
-    @property
+    @cached_property
     def in_memory(self) -> bool:
         """Whether it is an in-memory SQLite database, which no other process sees."""
         url = self.bind.engine.url
@@ -133,14 +131,20 @@ class Database:
             finally:
                 connection.close()  # the pool rolls back what is open
 
-    def joined(self, session: Session) -> Transaction:
-        """Return the caller's own transaction: nothing is begun, waited for or committed here."""
-        cursor = session.connection().connection.cursor()
-        return Transaction(cursor, self.dialect, self.now())
+    @contextmanager
+    def joined(self, session: Session) -> Iterator[Transaction]:
+        """Join the caller's own transaction: nothing is begun, waited for or committed here."""
+        with self._mapped_errors():
+            connection = session.connection(bind_arguments={"mapper": QueueEntry})
+            cursor = connection.connection.cursor()
+            try:
+                yield Transaction(cursor, self.dialect, self.now())
+            finally:
+                cursor.close()
 
     def _engine_transaction(self, engine: Engine) -> Iterator[Transaction]:
         self._after_fork()
-        if engine.dialect.name == "sqlite":
+        if self.dialect == "sqlite":
             yield from self._sqlite_transaction(engine)
             return
         connection = engine.raw_connection()
@@ -172,7 +176,8 @@ class Database:
     def _session_transaction(self) -> Iterator[Transaction]:
         """For a session factory that is bound to a connection, whose transaction it joins."""
         with self._session_factory() as session:
-            yield self.joined(session)
+            with self.joined(session) as transaction:
+                yield transaction
             session.commit()
 
     def _after_fork(self) -> None:

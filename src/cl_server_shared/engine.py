@@ -13,8 +13,12 @@ from types import ModuleType
 from typing import Any, Literal, Optional
 
 from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 
-__all__ = ["create_database_engine", "sqlite_module"]
+from .errors import DatabaseUnavailable
+from sqlalchemy.orm import Session, sessionmaker
+
+__all__ = ["create_database_engine", "create_session_factory", "sqlite_module"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +59,24 @@ def create_database_engine(
         url: A SQLAlchemy URL; `postgresql://` means psycopg 3.
         module: The SQLite module of this process; `None`: the standard library's.
         synchronous: SQLite's. `FULL`: a commit survives loss of power; `NORMAL`: it may roll back.
+
+    Raises:
+        DatabaseUnavailable: The URL is malformed, or its driver is not installed.
     """
-    parsed = make_url(url)
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True)
+    except ArgumentError as error:  # it may quote the URL, and its password
+        raise DatabaseUnavailable(
+            "the database's URL is none: sqlite:///FILE or postgresql://USER@HOST/NAME is expected"
+        ) from error
+    except ImportError as error:
+        raise DatabaseUnavailable(
+            f"the database's driver is missing ({error}): pip install 'cl-server-shared[postgres]'"
+        ) from error
     options: dict[str, Any] = {"module": module} if module is not None else {}
     engine = create_engine(parsed, connect_args={"check_same_thread": False}, **options)
 
@@ -73,3 +89,8 @@ def create_database_engine(
         cursor.close()
 
     return engine
+
+
+def create_session_factory(engine: Engine) -> sessionmaker[Session]:
+    """Return the session factory that `SQLAlchemyJobRepository` takes."""
+    return sessionmaker(bind=engine)

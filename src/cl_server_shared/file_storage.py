@@ -39,10 +39,9 @@ class FileStorageService:
 
     def create_job_directory(self, job_id: str) -> Path:
         """Make the job's workspace, `input` and `output`, and return its absolute path."""
-        job_path = self.get_job_path(job_id)
-        for folder in ("input", "output"):
-            (job_path / folder).mkdir(parents=True, exist_ok=True)
-        return job_path
+        for folder in (self.get_input_path(job_id), self.get_output_path(job_id)):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self.get_job_path(job_id)
 
     def get_job_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's workspace.
@@ -50,18 +49,15 @@ class FileStorageService:
         Raises:
             ValueError: The id is not a safe file name.
         """
-        try:
-            return resolve_inside(self.base_dir, f"jobs/{check_name(job_id)}")
-        except ValueError as error:
-            raise ValueError(f"job_id: {error}") from error
+        return self._inside_workspace(job_id, "")
 
     def get_input_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's input folder."""
-        return self.get_job_path(job_id) / "input"
+        return self._inside_workspace(job_id, "/input")
 
     def get_output_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's output folder."""
-        return self.get_job_path(job_id) / "output"
+        return self._inside_workspace(job_id, "/output")
 
     def get_absolute_path(self, relative_path: str) -> Path:
         """Return the absolute path of a file below the base folder.
@@ -95,7 +91,10 @@ class FileStorageService:
         except ValueError as error:
             raise ValueError(f"filename: {error}") from error
         self.create_job_directory(job_id)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"filename: {filename!r} has a file where a folder must be") from error
         temporary = target.parent / f".{secrets.token_hex(8)}.part"
         try:
             with temporary.open("xb") as output:
@@ -123,6 +122,12 @@ class FileStorageService:
             return False
         shutil.rmtree(doomed)
         return True
+
+    def _inside_workspace(self, job_id: str, rest: str) -> Path:
+        try:
+            return resolve_inside(self.base_dir, f"jobs/{check_name(job_id)}{rest}")
+        except ValueError as error:
+            raise ValueError(f"job_id: {error}") from error
 
 
 async def _copy(source: AsyncReadable, output: BinaryIO) -> tuple[int, str]:

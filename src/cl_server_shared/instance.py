@@ -102,23 +102,23 @@ class ExpiredInstances:
             return sum(leases.forget_if_unrenewed(transaction, lease) for lease in over)
 
 
-def keep_renewing(renew: Callable[[], bool], interval_seconds: float) -> None:
+def keep_renewing(renew: Callable[[Instance], bool], instance: Instance) -> None:
     """Call an object's method at intervals, on a daemon thread, for as long as the object lives.
 
     Args:
         renew: A bound method. Its object is held weakly, so that the thread does not keep it
             alive; the thread ends where it returns False.
-        interval_seconds: The time between two calls.
+        instance: What it is called with; says how often.
     """
     method, stop = weakref.WeakMethod(renew, lambda _: stop.set()), threading.Event()
 
     def run() -> None:
-        while not stop.wait(interval_seconds):
+        while not stop.wait(instance.renewal_seconds):
             current = method()
             if current is None:
                 return
             try:
-                if not current():
+                if not current(instance):
                     return
             except SharedError as error:
                 logger.warning("the lease was not renewed: %s", error)

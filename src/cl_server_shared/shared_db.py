@@ -22,6 +22,7 @@ from cl_ml_tools.jobs import (
     TERMINAL_STATUSES,
     Job,
     check_progress,
+    check_task_output,
     check_transition,
 )
 from cl_ml_tools.protocols import Claim, ClaimedJob
@@ -71,6 +72,7 @@ class SQLAlchemyJobRepository:
         self._instance: Optional[Instance] = None
         self._instance_lock = threading.Lock()
         self._claims: dict[str, Claim] = {}
+        self._looked_for: Sequence[str] = ()
 
     @property
     def broadcaster(self) -> EventPublisher:
@@ -121,9 +123,9 @@ class SQLAlchemyJobRepository:
         if session is None:
             with self._transaction() as transaction:
                 return adding.add_job(transaction, new_job)
-        transaction = self._database.joined(session)
-        transaction.acknowledged = self._outbox.without_broker
-        job_id = adding.add_job(transaction, new_job)
+        with self._database.joined(session) as transaction:
+            transaction.acknowledged = self._outbox.without_broker
+            job_id = adding.add_job(transaction, new_job)
         self._outbox.publish_after_commit(session, transaction.events)
         return job_id
 
@@ -146,6 +148,7 @@ class SQLAlchemyJobRepository:
         """
         changes = checked_changes(fields)
         status = changes.pop("status", None)
+        self._own_instance()  # a forked child has none of its parent's claims
         claiming = self._claiming_instance() if status == "processing" else None
         with self._transaction() as transaction:
             state = claims.lock_job(transaction, job_id)
@@ -157,9 +160,10 @@ class SQLAlchemyJobRepository:
                 status = None
             if status is not None:
                 check_transition(job_id, state.status, status)
-            self._check_claim(job_id, state)
+            if status != "processing":
+                self._check_claim(job_id, state)
             if status is None:
-                outcomes.set_fields(transaction, job_id, state, **changes)
+                outcomes.set_fields(transaction, job_id, state, state.status, **changes)
             else:
                 self._change_status(transaction, job_id, state, status, claiming, changes)
         return True
@@ -215,18 +219,21 @@ class SQLAlchemyJobRepository:
             capabilities: What it can run: the JSON Schema of the parameters per task type.
             concurrency: How many jobs it runs at once.
         """
-        return self._register(label, capabilities, concurrency).instance_id
+        instance = self._register(label, capabilities, concurrency)
+        self._claims.clear()
+        return instance.instance_id
 
     def renew_lease(self, running: int = 0) -> bool:
         """Renew the lease; False where the instance is not known any more: its claims are lost."""
-        instance = self._instance
+        instance = self._own_instance()
         return instance is not None and instance.renew(running)
 
     def release_instance(self) -> None:
         """Give back what is still claimed, at no cost, and end the instance."""
-        instance, self._instance = self._instance, None
+        instance = self._own_instance()
         if instance is None:
             return
+        self._instance = None
         with self._transaction() as transaction:
             for claim in leases.entries_of_instance(transaction, instance.instance_id):
                 claims.give_back(transaction, claim)
@@ -237,6 +244,7 @@ class SQLAlchemyJobRepository:
         """Claim up to `limit` jobs, most urgent first; empty only where nothing is there."""
         if not task_types or limit < 1:
             return []
+        task_types = self._looked_for = list(dict.fromkeys(task_types))
         instance_id = self._claiming_instance()
         for _ in range(EMPTY_CLAIM_TRIES):
             with self._transaction() as transaction:
@@ -257,7 +265,13 @@ class SQLAlchemyJobRepository:
             outcomes.report_progress(transaction, claim, progress)
 
     def complete_job(self, claim: Claim, task_output: Optional[dict[str, Any]]) -> None:
-        """End the job as completed; `ClaimLost` where it is not held any more."""
+        """End the job as completed.
+
+        Raises:
+            ClaimLost: The claim is not held any more; nothing was changed.
+            ValueError: The output cannot be written as JSON; nothing was changed.
+        """
+        check_task_output(task_output)
         with self._transaction() as transaction:
             outcomes.complete(transaction, claim, task_output)
         self._claims.pop(claim.job_id, None)
@@ -297,7 +311,7 @@ class SQLAlchemyJobRepository:
 
     def wait_for_jobs(self, timeout_seconds: float) -> bool:
         """Sleep until something may have been added; False where the time is over."""
-        return wait_for_jobs(self._database, timeout_seconds)
+        return wait_for_jobs(self._database, timeout_seconds, self._looked_for)
 
     # What the methods share.
 
@@ -314,7 +328,6 @@ class SQLAlchemyJobRepository:
     ) -> Instance:
         instance = Instance(self._database, self._lease())
         instance.register(label, capabilities, concurrency)
-        self._claims.clear()
         self._instance = instance
         return instance
 
@@ -323,21 +336,29 @@ class SQLAlchemyJobRepository:
 
     def _claiming_instance(self) -> int:
         """Return this object's instance id; a plain caller becomes one at its first claim."""
-        instance = self._instance
-        if instance is not None and instance.pid == os.getpid():
+        instance = self._own_instance()
+        if instance is not None:
             return instance.instance_id
         with self._instance_lock:
             instance = self._instance
-            if instance is None or instance.pid != os.getpid():
+            if instance is None:
                 instance = self._register(Config.WORKER_ID, {}, concurrency=0)
                 if not self._database.in_memory:
-                    keep_renewing(self._renew_and_rescue, instance.renewal_seconds)
+                    keep_renewing(self._renew_and_rescue, instance)
             return instance.instance_id
 
-    def _renew_and_rescue(self) -> bool:
-        """Renew a plain caller's lease; False ends that: the next claim makes a new instance."""
+    def _own_instance(self) -> Optional[Instance]:
+        """Return the instance that this object is; after a fork, the parent is that one."""
         instance = self._instance
-        if instance is None:
+        if instance is not None and instance.pid != os.getpid():
+            self._instance_lock = threading.Lock()  # a thread of the parent's may have held it
+            self._claims.clear()
+            self._instance = instance = None
+        return instance
+
+    def _renew_and_rescue(self, instance: Instance) -> bool:
+        """Renew a plain caller's lease; False ends that: the next claim makes a new instance."""
+        if instance is not self._instance:
             return False
         if not instance.renew(len(self._claims)):
             self._instance = None
@@ -346,11 +367,13 @@ class SQLAlchemyJobRepository:
         return True
 
     def _check_claim(self, job_id: str, state: claims.JobState) -> None:
-        """Raise `ClaimLost` where the job is another's, or is this object's no more."""
-        mine, instance = self._claims.get(job_id), self._instance
-        if mine is not None and instance is not None and mine.instance_id == instance.instance_id:
+        """Raise `ClaimLost` where the job is another's, or is this object's no more.
+
+        A claim that was taken away is remembered: nothing is written until the job is claimed anew.
+        """
+        mine = self._claims.get(job_id)
+        if mine is not None:
             if (state.claimed_by, state.claim_seq) != (mine.instance_id, mine.claim_seq):
-                self._claims.pop(job_id, None)
                 raise ClaimLost(job_id)
         elif state.claimed_by is not None and state.lease_is_live:
             raise ClaimLost(job_id)
@@ -368,12 +391,13 @@ class SQLAlchemyJobRepository:
             assert claiming is not None
             claimed = claims.claim_job(transaction, state.id, job_id, claiming)
             self._claims[job_id] = claimed.claim
-            outcomes.set_fields(transaction, job_id, state, **changes)
+            outcomes.set_fields(transaction, job_id, state, status, **changes)
         elif status == "queued":
             assert state.claimed_by is not None and state.claim_seq is not None
             claims.give_back(
                 transaction, Claim(job_id, state.id, state.claimed_by, state.claim_seq)
             )
+            outcomes.set_fields(transaction, job_id, state, status, **changes)
             self._claims.pop(job_id, None)
         else:
             outcomes.end_job(transaction, state, status, **changes)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, Sequence, String, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, Integer, Sequence, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .base import Base, RowId, Timestamp
+from .base import Base, RowId, Timestamp, partial_index
 
 __all__ = ["JobEvent"]
 
@@ -48,22 +48,12 @@ class JobEvent(Base):
             "event_type IN ('queued', 'started', 'retrying', 'completed', 'failed', 'cancelled')",
             name="ck_job_events_event_type",
         ),
-        Index(
-            "ix_job_events_unacknowledged",
-            "id",
-            sqlite_where=text("acknowledged_at IS NULL"),
-            postgresql_where=text("acknowledged_at IS NULL"),
+        partial_index("ix_job_events_unacknowledged", "id", where="acknowledged_at IS NULL"),
+        partial_index(
+            "ix_job_events_position", "position", unique=True, where="position IS NOT NULL"
+        ).ddl_if(dialect="postgresql"),
+        partial_index("ix_job_events_without_position", "id", where="position IS NULL").ddl_if(
+            dialect="postgresql"
         ),
-        Index(
-            "ix_job_events_position",
-            "position",
-            unique=True,
-            postgresql_where=text("position IS NOT NULL"),
-        ).ddl_if(dialect="postgresql"),
-        Index(
-            "ix_job_events_without_position",
-            "id",
-            postgresql_where=text("position IS NULL"),
-        ).ddl_if(dialect="postgresql"),
         {"sqlite_autoincrement": True},
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import BigInteger, CheckConstraint, Float, ForeignKey, Index, Integer, String, text
+from sqlalchemy import BigInteger, CheckConstraint, Float, ForeignKey, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .base import Base, RowId, Timestamp
+from .base import Base, RowId, Timestamp, partial_index
 
 __all__ = ["JobOptions", "QueueEntry"]
 
@@ -55,26 +55,17 @@ class QueueEntry(Base):
         ),
         CheckConstraint("cancel_requested IN (0, 1)", name="ck_queue_entries_cancel_requested"),
         CheckConstraint("timeout_seconds > 0", name="ck_queue_entries_timeout_seconds"),
-        Index(
+        partial_index(
             "ix_queue_entries_claim",
             "task_type",
             "rank",
             "id",
-            sqlite_where=text("claimed_by IS NULL AND rank IS NOT NULL"),
-            postgresql_where=text("claimed_by IS NULL AND rank IS NOT NULL"),
+            where="claimed_by IS NULL AND rank IS NOT NULL",
         ),
-        Index(
-            "ix_queue_entries_available_at",
-            "available_at",
-            sqlite_where=text("available_at IS NOT NULL"),
-            postgresql_where=text("available_at IS NOT NULL"),
+        partial_index(
+            "ix_queue_entries_available_at", "available_at", where="available_at IS NOT NULL"
         ),
-        Index(
-            "ix_queue_entries_claimed_by",
-            "claimed_by",
-            sqlite_where=text("claimed_by IS NOT NULL"),
-            postgresql_where=text("claimed_by IS NOT NULL"),
-        ),
+        partial_index("ix_queue_entries_claimed_by", "claimed_by", where="claimed_by IS NOT NULL"),
     )
 
 

@@ -102,6 +102,8 @@ _CLAIM_JOBS = statement(
 )
 
 # Without locks: whether an empty claim means that nothing is there, or that others hold the heads.
+# SQLite has one writer, who is never kept from a row: there an empty claim is the truth, and this
+# tells what was added since.
 _ANY_WAITING = statement(
     """
     SELECT 1 FROM json_each(:task_types) AS wanted

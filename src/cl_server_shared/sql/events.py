@@ -33,11 +33,16 @@ MARK_ACKNOWLEDGED = statement(
     UPDATE job_events SET acknowledged_at = :now
     WHERE id IN (SELECT value FROM json_each(:event_ids)) AND acknowledged_at IS NULL
     """,
+    # Locked in order: numbering changes the same rows, and the two must not wait for each other.
     postgresql="""
-    UPDATE job_events SET acknowledged_at = :now
-    WHERE id = ANY(SELECT CAST(value AS BIGINT)
-                   FROM json_array_elements_text(CAST(:event_ids AS JSON)))
-      AND acknowledged_at IS NULL
+    WITH held AS MATERIALIZED (
+        SELECT id FROM job_events
+        WHERE id = ANY(SELECT CAST(value AS BIGINT)
+                       FROM json_array_elements_text(CAST(:event_ids AS JSON)))
+          AND acknowledged_at IS NULL
+        ORDER BY id FOR UPDATE
+    )
+    UPDATE job_events SET acknowledged_at = :now FROM held WHERE job_events.id = held.id
     """,
 )
 
@@ -52,7 +57,8 @@ _NUMBER_EVENTS = statement(
     postgresql="""
     WITH fresh AS MATERIALIZED (
         SELECT id, nextval('job_events_position_seq') AS position
-        FROM (SELECT id FROM job_events WHERE position IS NULL ORDER BY id LIMIT :limit) AS oldest
+        FROM (SELECT id FROM job_events WHERE position IS NULL
+              ORDER BY id LIMIT :limit FOR UPDATE) AS oldest
         ORDER BY id
     )
     UPDATE job_events SET position = fresh.position FROM fresh WHERE job_events.id = fresh.id

@@ -40,7 +40,7 @@ _END_JOB = statement("""
         error_message = CASE WHEN CAST(:status AS VARCHAR) = 'completed' THEN NULL
                              ELSE COALESCE(:error_message, error_message) END
     WHERE id = :id
-    RETURNING job_id, task_type, retry_count, progress
+    RETURNING job_id, task_type, retry_count, progress, task_output, error_message
 """)
 
 # Not claimed, not due before `:delay_ms` from now; its place in the queue is kept in `enqueued_at`.
@@ -93,10 +93,20 @@ _SELECT_JOB = statement("""
 
 _SELECT_RETRIES = statement("SELECT retry_count, max_retries FROM jobs WHERE id = :id")
 
-# Children first: SQLite checks no foreign key unless it is asked to.
-_DELETE_JOB_ROWS = tuple(
-    statement(f"DELETE FROM {table} WHERE {key} = :id")
-    for table, key in (("job_events", "entry_id"), ("job_options", "id"), ("queue_entries", "id"))
+# Children first: SQLite checks no foreign key unless it is asked to. Events are locked in order,
+# as whoever else changes several of them does, so that no two can wait for each other.
+_DELETE_JOB_ROWS = (
+    statement(
+        "DELETE FROM job_events WHERE entry_id = :id",
+        postgresql="""
+        WITH held AS MATERIALIZED (
+            SELECT id FROM job_events WHERE entry_id = :id ORDER BY id FOR UPDATE
+        )
+        DELETE FROM job_events USING held WHERE job_events.id = held.id
+        """,
+    ),
+    statement("DELETE FROM job_options WHERE id = :id"),
+    statement("DELETE FROM queue_entries WHERE id = :id"),
 )
 
 _DELETE_JOB = statement("DELETE FROM jobs WHERE id = :id")
@@ -165,7 +175,7 @@ def report_progress(transaction: Transaction, claim: Claim, progress: int) -> No
         raise ClaimLost(claim.job_id)
     task_type, retry_count, now = row
     transaction.events.append(
-        _progress_event(claim.job_id, task_type, retry_count + 1, progress, now)
+        _progress_event(claim.job_id, "processing", task_type, retry_count + 1, progress, now)
     )
 
 
@@ -189,12 +199,13 @@ def set_fields(
     transaction: Transaction,
     job_id: str,
     state: JobState,
+    status: str,
     *,
     progress: Optional[int],
     task_output: Optional[dict[str, Any]],
     error: Optional[str],
 ) -> None:
-    """Change a job that goes on; only a change of its progress is told."""
+    """Change a job whose status is, or has just become, `status`; a new progress is told."""
     now = transaction.run(
         _SET_FIELDS,
         {
@@ -206,7 +217,7 @@ def set_fields(
     ).fetchone()[0]
     if progress is not None and progress != state.progress:
         transaction.events.append(
-            _progress_event(job_id, state.task_type, state.retry_count + 1, progress, now)
+            _progress_event(job_id, status, state.task_type, state.retry_count + 1, progress, now)
         )
 
 
@@ -250,7 +261,7 @@ def _write_end(
     task_output: Optional[dict[str, Any]],
     error: Optional[str],
 ) -> None:
-    job_id, task_type, retry_count, reached = transaction.run(
+    job_id, task_type, retry_count, reached, output, message = transaction.run(
         _END_JOB,
         {
             "id": entry_id,
@@ -268,19 +279,19 @@ def _write_end(
         _EVENT_OF_END[status],
         attempt=retry_count + 1,
         progress=reached,
-        task_output=(task_output or {}) if status == "completed" else None,
-        error=(storable(error) or "") if status == "error" else None,
+        task_output=json.loads(output or "{}") if status == "completed" else None,
+        error=None if status == "completed" else message or "",
     )
 
 
 def _progress_event(
-    job_id: str, task_type: str, attempt: int, progress: int, now: int
+    job_id: str, status: str, task_type: str, attempt: int, progress: int, now: int
 ) -> dict[str, Any]:
     return job_event(
         event_id=None,
         job_id=job_id,
         event_type="progress",
-        status="processing",
+        status=status,
         task_type=task_type,
         timestamp=now,
         progress=progress,
