@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 SCHEMA_LOOK_SECONDS = 0.2
 SCHEMA_REMINDER_SECONDS = 30.0
 
+# Store and worker mostly start together: that one is a moment behind is no news.
+SCHEMA_PATIENCE_SECONDS = 2.0
+
 # How long the last events may keep a worker that has ended.
 FLUSH_SECONDS = 2.0
 
@@ -171,7 +174,7 @@ def _wait_for_schema(engine: Engine) -> None:
     Raises:
         SchemaTooNew: A newer program has changed them.
     """
-    told_at = float("-inf")
+    told_at = time.monotonic() - SCHEMA_REMINDER_SECONDS + SCHEMA_PATIENCE_SECONDS
     while True:
         try:
             state = schema_state("store", engine)
