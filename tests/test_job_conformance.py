@@ -571,6 +571,14 @@ def test_a_claim_is_told_and_complete(backend: Backend) -> None:
     assert backend.told(job_id) == ["queued", "started"]
 
 
+def test_a_claimed_job_has_what_was_stored_before(backend: Backend) -> None:
+    repository = backend.make()
+    job_id = backend.add(repository)
+    repository.update_job(job_id, task_output={"early": 1}, error_message="hm", progress=20)
+
+    assert take(repository).job == repository.get_job(job_id)
+
+
 def test_two_objects_never_get_the_same_job(backend: Backend) -> None:
     repositories = [backend.make() for _ in range(3)]
     added = [backend.add(repositories[0]) for _ in range(30)]

@@ -349,7 +349,7 @@ def test_a_session_that_is_bound_to_a_connection_is_joined(shared_sql: Backend) 
     assert shared_sql.engine is not None
     with shared_sql.engine.connect() as connection:
         outer = connection.begin()
-        factory = sessionmaker(bind=connection, join_transaction_mode="create_savepoint")
+        factory = sessionmaker(bind=connection)
         repository = SQLAlchemyJobRepository(factory)
         repository.add_job(job())
         claimed = repository.fetch_next_jobs(["t"], 1)
@@ -461,8 +461,6 @@ def test_a_session_that_goes_on_tells_each_job_once(sql: Backend) -> None:
 
 
 def test_a_savepoint_that_is_rolled_back_takes_its_job_along(sql: Backend) -> None:
-    if sql.name == "sqlite-memory":
-        pytest.skip("pysqlite begins no transaction before a savepoint")
     repository = sql.make()
     with sessionmaker(bind=sql.engine)() as session:
         repository.add_job(job("before"), session=session)

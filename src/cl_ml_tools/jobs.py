@@ -128,11 +128,16 @@ def check_text(name: str, text: Optional[str]) -> None:
 
 def check_task_output(task_output: Optional[dict[str, Any]]) -> None:
     """Raise `ValueError` unless `task_output` is a dict that JSON can hold, or `None`."""
+    task_output_text(task_output)
+
+
+def task_output_text(task_output: Optional[dict[str, Any]]) -> Optional[str]:
+    """Return a task's output as JSON text; `ValueError` unless it is a dict that JSON can hold."""
     if task_output is None:
-        return
+        return None
     if not isinstance(task_output, dict):
         raise ValueError(f"task_output {task_output!r:.100} is not a dict")
-    json_text("task_output", task_output)
+    return json_text("task_output", task_output)
 
 
 def check_error_message(error_message: Optional[str]) -> None:

@@ -152,7 +152,10 @@ def _load(distribution: str, entry_point: EntryPoint) -> tuple[ComputeModule, li
         module = entry_point.load()()
         if not isinstance(module, ComputeModule):
             raise TypeError(f"{type(module).__name__} is no subclass of ComputeModule")
-        return module, list(module.supported_task_types)
+        task_types = list(module.supported_task_types)
+        for task_type in task_types:
+            module.params_model(task_type).model_json_schema()  # services announce it
+        return module, task_types
     except (Exception, SystemExit) as error:  # a plug-in may raise anything while it loads
         raise TaskLoadError(f"{where} cannot be loaded: {error!r}") from error
 

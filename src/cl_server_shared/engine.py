@@ -14,9 +14,9 @@ from typing import Any, Literal, Optional
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session, sessionmaker
 
 from .errors import DatabaseUnavailable
-from sqlalchemy.orm import Session, sessionmaker
 
 __all__ = ["create_database_engine", "create_session_factory", "sqlite_module"]
 

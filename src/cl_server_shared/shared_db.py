@@ -10,8 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Callable, Optional
 
 from sqlalchemy.orm import Session
@@ -22,16 +22,17 @@ from cl_ml_tools.jobs import (
     TERMINAL_STATUSES,
     Job,
     check_progress,
-    check_task_output,
     check_transition,
+    task_output_text,
 )
 from cl_ml_tools.protocols import Claim, ClaimedJob
 
 from .config import Config
-from .database import Database, Transaction
+from .database import Database
 from .instance import RENEWALS_PER_LEASE, ExpiredInstances, Instance, keep_renewing
 from .outbox import EventPublisher, Outbox
 from .sql import adding, claims, leases, outcomes
+from .transaction import Transaction
 from .validation import checked_changes, checked_job
 from .wakeup import wait_for_jobs
 
@@ -123,8 +124,8 @@ class SQLAlchemyJobRepository:
         if session is None:
             with self._transaction() as transaction:
                 return adding.add_job(transaction, new_job)
-        with self._database.joined(session) as transaction:
-            transaction.acknowledged = self._outbox.without_broker
+        acknowledged = self._outbox.without_broker
+        with self._database.joined(session, acknowledged=acknowledged) as transaction:
             job_id = adding.add_job(transaction, new_job)
         self._outbox.publish_after_commit(session, transaction.events)
         return job_id
@@ -271,9 +272,9 @@ class SQLAlchemyJobRepository:
             ClaimLost: The claim is not held any more; nothing was changed.
             ValueError: The output cannot be written as JSON; nothing was changed.
         """
-        check_task_output(task_output)
+        output = task_output_text(task_output)
         with self._transaction() as transaction:
-            outcomes.complete(transaction, claim, task_output)
+            outcomes.complete(transaction, claim, output)
         self._claims.pop(claim.job_id, None)
 
     def fail_job(self, claim: Claim, error: str, *, retryable: bool = True) -> str:
@@ -315,13 +316,12 @@ class SQLAlchemyJobRepository:
 
     # What the methods share.
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Transaction]:
-        without_broker = self._outbox.without_broker
-        with self._database.transaction() as transaction:
-            transaction.acknowledged = without_broker
-            yield transaction
-        self._outbox.publish(transaction.events)
+    def _transaction(self) -> AbstractContextManager[Transaction]:
+        """Return a write transaction whose events are published after its commit."""
+        outbox = self._outbox
+        return self._database.transaction(
+            acknowledged=outbox.without_broker, publish=outbox.publish
+        )
 
     def _register(
         self, label: str, capabilities: Mapping[str, dict[str, Any]], concurrency: int

@@ -13,10 +13,10 @@ from cl_ml_tools.jobs import (
     check_priority,
     check_progress,
     check_status,
-    check_task_output,
     check_text,
     check_timeout_seconds,
     json_text,
+    task_output_text,
 )
 from cl_ml_tools.workspace import check_name
 
@@ -67,7 +67,9 @@ def checked_job(
 
 
 def checked_changes(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return what `update_job` sets: `status`, `progress`, `task_output`, `error`, each or `None`.
+    """Return what `update_job` sets, each or `None`.
+
+    `status`, `progress`, `task_output` (as JSON text) and `error`.
 
     Raises:
         TypeError: A field is not one of the four.
@@ -83,11 +85,10 @@ def checked_changes(fields: dict[str, Any]) -> dict[str, Any]:
         check_status(fields["status"])
     if fields.get("progress") is not None:
         check_progress(fields["progress"])
-    check_task_output(fields.get("task_output"))
     check_error_message(fields.get("error_message"))
     return {
         "status": fields.get("status"),
         "progress": fields.get("progress"),
-        "task_output": fields.get("task_output"),
+        "task_output": task_output_text(fields.get("task_output")),
         "error": fields.get("error_message"),
     }

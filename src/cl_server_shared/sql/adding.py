@@ -9,7 +9,7 @@ from typing import Any, Optional
 from cl_ml_tools.errors import DuplicateJob
 from cl_ml_tools.jobs import DEFAULT_PRIORITY
 
-from ..database import Transaction
+from ..transaction import Transaction
 from .events import record_event
 from .statement import statement
 

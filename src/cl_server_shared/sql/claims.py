@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from cl_ml_tools.broadcast import job_event
 from cl_ml_tools.errors import ClaimLost
 from cl_ml_tools.jobs import Job
 from cl_ml_tools.protocols import Claim, ClaimedJob
 
-from ..database import Transaction
-from .events import record_event
+from ..transaction import Transaction
+from .events import keep_event, record_event
 from .statement import statement
 
 __all__ = [
@@ -62,7 +61,8 @@ _CLAIM_ENTRIES = statement("""
 _START_JOB = statement("""
     UPDATE jobs SET status = 'processing', started_at = COALESCE(started_at, :now)
     WHERE id = :id
-    RETURNING job_id, task_type, params, progress, error_message, retry_count, max_retries
+    RETURNING job_id, task_type, params, progress, task_output, error_message,
+              retry_count, max_retries
 """)
 
 # PostgreSQL: all of a claim in one round trip. The picked rows stay in a materialised CTE; as
@@ -87,7 +87,8 @@ _CLAIM_JOBS = statement(
         UPDATE jobs SET status = 'processing', started_at = COALESCE(jobs.started_at, :now)
         FROM claimed WHERE jobs.id = claimed.id
         RETURNING claimed.id, rank, claim_seq, timeout_seconds,
-                  jobs.job_id, task_type, params, progress, error_message, retry_count, max_retries
+                  jobs.job_id, task_type, params, progress, task_output, error_message,
+                  retry_count, max_retries
     ), event AS (
         INSERT INTO job_events
             (entry_id, event_type, attempt, progress, created_at, acknowledged_at)
@@ -103,18 +104,23 @@ _CLAIM_JOBS = statement(
 
 # Without locks: whether an empty claim means that nothing is there, or that others hold the heads.
 # SQLite has one writer, who is never kept from a row: there an empty claim is the truth, and this
-# tells what was added since.
+# tells what was added since. By each type's head, as the claim does it: `EXISTS` makes both planners
+# read whatever waits of other types (100,000: 20-40 ms instead of 0.1).
 _ANY_WAITING = statement(
     """
     SELECT 1 FROM json_each(:task_types) AS wanted
-    WHERE EXISTS (SELECT 1 FROM queue_entries
-                  WHERE task_type = wanted.value AND claimed_by IS NULL AND rank IS NOT NULL)
+    WHERE (SELECT rank FROM queue_entries
+           WHERE task_type = wanted.value AND claimed_by IS NULL AND rank IS NOT NULL
+           ORDER BY rank LIMIT 1) IS NOT NULL
     LIMIT 1
     """,
     postgresql="""
     SELECT 1 FROM json_array_elements_text(CAST(:task_types AS JSON)) AS wanted (task_type)
-    WHERE EXISTS (SELECT 1 FROM queue_entries
-                  WHERE task_type = wanted.task_type AND claimed_by IS NULL AND rank IS NOT NULL)
+    CROSS JOIN LATERAL (
+        SELECT rank FROM queue_entries
+        WHERE task_type = wanted.task_type AND claimed_by IS NULL AND rank IS NOT NULL
+        ORDER BY rank LIMIT 1
+    ) AS head
     LIMIT 1
     """,
 )
@@ -212,17 +218,15 @@ def claim_jobs(
     for row in sorted(rows, key=lambda row: (row[1], row[0])):  # RETURNING has no order
         entry_id, _rank, claim_seq, timeout_seconds, *fields, event_id, created_at = row
         job, attempt, max_retries = _job_from(*fields)
-        transaction.events.append(
-            job_event(
-                event_id=event_id,
-                job_id=job.job_id,
-                event_type="started",
-                status="processing",
-                task_type=job.task_type,
-                timestamp=created_at,
-                progress=job.progress,
-                attempt=attempt,
-            )
+        keep_event(
+            transaction,
+            event_id,
+            job.job_id,
+            job.task_type,
+            "started",
+            attempt,
+            job.progress,
+            created_at,
         )
         claim = Claim(job.job_id, entry_id, instance_id, claim_seq)
         claimed.append(ClaimedJob(job, claim, attempt, max_retries, timeout_seconds))
@@ -271,6 +275,7 @@ def _job_from(
     task_type: str,
     params: str,
     progress: int,
+    task_output: Optional[str],
     error_message: Optional[str],
     retry_count: int,
     max_retries: int,
@@ -281,6 +286,7 @@ def _job_from(
         params=json.loads(params),
         status="processing",
         progress=progress,
+        task_output=None if task_output is None else json.loads(task_output),
         error_message=error_message,
     )
     return job, retry_count + 1, max_retries

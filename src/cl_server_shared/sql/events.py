@@ -8,12 +8,13 @@ from typing import Any, Optional
 
 from cl_ml_tools.broadcast import job_event
 
-from ..database import Transaction
+from ..transaction import Transaction
 from .statement import statement
 
 __all__ = [
     "MARK_ACKNOWLEDGED",
     "is_recorded",
+    "keep_event",
     "latest_position",
     "number_events",
     "read_events",
@@ -119,11 +120,20 @@ def record_event(
     *,
     attempt: int,
     progress: int,
-    task_output: Optional[dict[str, Any]] = None,
-    error: Optional[str] = None,
+    detail: Optional[str] = None,
 ) -> None:
-    """Write an event's row, and keep the event to be published after the commit."""
-    detail = task_output if task_output is not None else error
+    """Write an event's row, and keep the event to be published after the commit.
+
+    Args:
+        transaction: The one that changes the job.
+        entry_id: The job's `jobs.id`.
+        job_id: Its id.
+        task_type: Its task.
+        event_type: What happened.
+        attempt: The attempt that it is about.
+        progress: 0 to 100.
+        detail: JSON text: a completed job's `task_output`, or the error, a string.
+    """
     row = transaction.run(
         _INSERT_EVENT,
         {
@@ -131,24 +141,32 @@ def record_event(
             "event_type": event_type,
             "attempt": attempt,
             "progress": progress,
-            "detail": None if detail is None else json.dumps(detail),
+            "detail": detail,
             "acknowledged": int(transaction.acknowledged),
         },
     ).fetchone()
-    transaction.events.append(
-        job_event(
-            event_id=row[0],
-            job_id=job_id,
-            event_type=event_type,
-            status=STATUS_AFTER[event_type],
-            task_type=task_type,
-            timestamp=row[1],
-            progress=progress,
-            attempt=attempt,
-            task_output=task_output,
-            error=error,
-        )
+    event_id, created_at = row
+    keep_event(
+        transaction, event_id, job_id, task_type, event_type, attempt, progress, created_at, detail
     )
+
+
+def keep_event(
+    transaction: Transaction,
+    event_id: int,
+    job_id: str,
+    task_type: str,
+    event_type: str,
+    attempt: int,
+    progress: int,
+    created_at: int,
+    detail: Optional[str] = None,
+) -> None:
+    """Keep an event whose row is written to be published after the commit, if anybody listens."""
+    if not transaction.acknowledged:
+        transaction.events.append(
+            _event(event_id, job_id, task_type, event_type, attempt, progress, created_at, detail)
+        )
 
 
 def is_recorded(transaction: Transaction, event: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_ml_tools.protocols import Claim
 
-from ..database import Transaction
+from ..transaction import Transaction
 from .statement import statement
 
 __all__ = [

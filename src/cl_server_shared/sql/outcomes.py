@@ -10,7 +10,7 @@ from cl_ml_tools.errors import ClaimLost
 from cl_ml_tools.jobs import Job, backoff_ms
 from cl_ml_tools.protocols import Claim
 
-from ..database import Transaction
+from ..transaction import Transaction
 from .claims import JobState
 from .events import record_event
 from .statement import statement
@@ -122,8 +122,13 @@ def storable(text: Optional[str]) -> Optional[str]:
     return text.encode("utf-8", "replace").decode("utf-8").translate(_UNSTORABLE)
 
 
-def complete(transaction: Transaction, claim: Claim, task_output: Optional[dict[str, Any]]) -> None:
+def complete(transaction: Transaction, claim: Claim, task_output: Optional[str]) -> None:
     """End a claimed job as completed.
+
+    Args:
+        transaction: Where.
+        claim: The hold on it.
+        task_output: JSON text.
 
     Raises:
         ClaimLost: The claim is not held any more; nothing was changed.
@@ -159,7 +164,7 @@ def fail(transaction: Transaction, claim: Claim, error: str, *, retryable: bool)
         "retrying",
         attempt=retry_count + 1,
         progress=0,
-        error=storable(error),
+        detail=json.dumps(storable(error)),
     )
     return "queued"
 
@@ -185,7 +190,7 @@ def end_job(
     status: str,
     *,
     progress: Optional[int],
-    task_output: Optional[dict[str, Any]],
+    task_output: Optional[str],
     error: Optional[str],
 ) -> None:
     """End a job whose rows are locked, whoever held it."""
@@ -202,7 +207,7 @@ def set_fields(
     status: str,
     *,
     progress: Optional[int],
-    task_output: Optional[dict[str, Any]],
+    task_output: Optional[str],
     error: Optional[str],
 ) -> None:
     """Change a job whose status is, or has just become, `status`; a new progress is told."""
@@ -211,7 +216,7 @@ def set_fields(
         {
             "id": state.id,
             "progress": progress,
-            "task_output": None if task_output is None else json.dumps(task_output),
+            "task_output": task_output,
             "error_message": storable(error),
         },
     ).fetchone()[0]
@@ -258,7 +263,7 @@ def _write_end(
     entry_id: int,
     status: str,
     progress: Optional[int],
-    task_output: Optional[dict[str, Any]],
+    task_output: Optional[str],
     error: Optional[str],
 ) -> None:
     job_id, task_type, retry_count, reached, output, message = transaction.run(
@@ -267,7 +272,7 @@ def _write_end(
             "id": entry_id,
             "status": status,
             "progress": progress,
-            "task_output": None if task_output is None else json.dumps(task_output),
+            "task_output": task_output,
             "error_message": storable(error),
         },
     ).fetchone()
@@ -279,8 +284,7 @@ def _write_end(
         _EVENT_OF_END[status],
         attempt=retry_count + 1,
         progress=reached,
-        task_output=json.loads(output or "{}") if status == "completed" else None,
-        error=None if status == "completed" else message or "",
+        detail=(output or "{}") if status == "completed" else json.dumps(message or ""),
     )
 
 

@@ -1,0 +1,169 @@
+"""Leases: who is taken for dead, and when, by a clock that may step."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from cl_ml_tools import Job
+from cl_server_shared import SQLAlchemyJobRepository
+from cl_server_shared.leases import LeaseWatch
+from cl_server_shared.models import WorkerInstance
+from cl_server_shared.sql.leases import Lease
+from job_backends import LEASE_SECONDS, Backend, engine_for
+
+RENEWAL = LEASE_SECONDS / 3
+
+
+def lease(renewed_at: int = 0, *, is_over: bool = True, instance_id: int = 1) -> Lease:
+    return Lease(instance_id, renewed_at, renewed_at + int(LEASE_SECONDS * 1000), is_over)
+
+
+def test_a_lease_must_be_seen_over_twice_a_renewal_apart() -> None:
+    watch = LeaseWatch()
+
+    assert watch.expired([lease()], 0.0, RENEWAL) == []
+    assert watch.expired([lease()], RENEWAL - 0.1, RENEWAL) == []
+    assert watch.expired([lease()], RENEWAL, RENEWAL) == [lease()]
+
+
+def test_a_renewal_in_between_saves_it() -> None:
+    watch = LeaseWatch()
+
+    assert watch.expired([lease(0)], 0.0, RENEWAL) == []
+    assert watch.expired([lease(5)], RENEWAL, RENEWAL) == []
+    assert watch.expired([lease(5)], 2 * RENEWAL - 0.1, RENEWAL) == []
+    assert watch.expired([lease(5)], 2 * RENEWAL, RENEWAL) == [lease(5)]
+
+
+def test_a_clock_that_was_put_back_only_costs_a_whole_lease() -> None:
+    watch = LeaseWatch()
+    ahead = lease(10**12, is_over=False)
+
+    assert watch.expired([ahead], 0.0, RENEWAL) == []
+    assert watch.expired([ahead], LEASE_SECONDS - 0.1, RENEWAL) == []
+    assert watch.expired([ahead], LEASE_SECONDS, RENEWAL) == [ahead]
+
+
+def test_one_instance_is_not_taken_for_another() -> None:
+    watch = LeaseWatch()
+    watch.expired([lease(instance_id=1)], 0.0, RENEWAL)
+
+    assert watch.expired([lease(instance_id=2)], RENEWAL, RENEWAL) == []
+    assert watch.expired([lease(instance_id=1)], RENEWAL, RENEWAL) == []  # it was gone
+
+
+@pytest.mark.parametrize("step_seconds", [3600, 8 * 3600])
+def test_a_sleeping_laptop_loses_no_job(shared_sql: Backend, step_seconds: int) -> None:
+    if shared_sql.rescues_at_first_sight:
+        pytest.skip("the server's clock decides there")
+    worker, rescuer = shared_sql.make(), shared_sql.make()
+    shared_sql.add(worker)
+    worker.register_instance("w", {}, 1)
+    claimed = worker.fetch_next_jobs(["t"], 1)
+    rescuer.rescue_expired_jobs()
+
+    shared_sql.clock.ms += step_seconds * 1000  # the wall's clock alone: both slept
+    assert rescuer.rescue_expired_jobs() == 0
+    assert worker.renew_lease()
+    shared_sql.clock.advance(RENEWAL)
+    assert rescuer.rescue_expired_jobs() == 0
+    worker.complete_job(claimed[0].claim, {})
+
+
+def test_a_rescued_instance_is_forgotten_and_may_come_back(shared_sql: Backend) -> None:
+    worker, rescuer = shared_sql.make(), shared_sql.make()
+    job_id = shared_sql.add(worker)
+    first = worker.register_instance("w", {"t": {"type": "object"}}, 1)
+    worker.fetch_next_jobs(["t"], 1)
+    for _ in range(3):
+        rescuer.rescue_expired_jobs()
+        shared_sql.clock.advance(LEASE_SECONDS)
+    rescuer.rescue_expired_jobs()
+
+    assert worker.renew_lease() is False
+    with Session(shared_sql.engine) as session:
+        assert session.get(WorkerInstance, first) is None
+    assert worker.register_instance("w", {}, 1) != first
+    shared_sql.clock.advance(300)
+    assert worker.fetch_next_jobs(["t"], 1)[0].job.job_id == job_id
+
+
+def test_a_dead_worker_with_many_jobs_loses_all(shared_sql: Backend) -> None:
+    worker, rescuer = shared_sql.make(), shared_sql.make()
+    for _ in range(120):
+        shared_sql.add(worker)
+    worker.register_instance("w", {}, 1)
+    assert len(worker.fetch_next_jobs(["t"], 120)) == 120
+    rescued = 0
+    for _ in range(6):
+        shared_sql.clock.advance(LEASE_SECONDS)
+        rescued += rescuer.rescue_expired_jobs()
+
+    assert rescued == 120
+
+
+def test_two_rescuers_rescue_once(shared_sql: Backend) -> None:
+    worker, *rescuers = (shared_sql.make() for _ in range(3))
+    job_id = shared_sql.add(worker)
+    worker.register_instance("w", {}, 1)
+    worker.fetch_next_jobs(["t"], 1)
+    counts = []
+    for _ in range(3):
+        shared_sql.clock.advance(LEASE_SECONDS)
+        counts += [rescuer.rescue_expired_jobs() for rescuer in rescuers]
+
+    assert sum(counts) == 1
+    assert shared_sql.told(job_id).count("retrying") == 1
+
+
+def test_the_row_says_what_the_worker_is(shared_sql: Backend) -> None:
+    worker = shared_sql.make()
+    instance_id = worker.register_instance("kitchen", {"t": {"type": "object"}}, 4)
+    shared_sql.clock.advance(5)
+    assert worker.renew_lease(running=3)
+
+    with Session(shared_sql.engine) as session:
+        row = session.scalars(select(WorkerInstance)).one()
+        assert (row.instance_id, row.label, row.concurrency, row.running) == (
+            instance_id,
+            "kitchen",
+            4,
+            3,
+        )
+        assert row.capabilities == '{"t": {"type": "object"}}'
+        assert row.renewed_at == shared_sql.clock.ms == row.started_at + 5000
+        assert row.lease_expires_at == row.renewed_at + LEASE_SECONDS * 1000
+    assert 0 < instance_id < 2**53  # exact in JSON
+
+
+def test_postgresqls_own_clock_decides(postgresql_url: str) -> None:
+    engine = engine_for(postgresql_url)
+    worker, rescuer = (
+        SQLAlchemyJobRepository(sessionmaker(bind=engine), lease_seconds=LEASE_SECONDS)
+        for _ in range(2)
+    )
+    worker.add_job(Job(job_id="j", task_type="t"))
+    worker.register_instance("w", {}, 1)
+    worker.fetch_next_jobs(["t"], 1)
+
+    assert rescuer.rescue_expired_jobs() == 0
+    with Session(engine) as session:
+        session.execute(update(WorkerInstance).values(lease_expires_at=1))
+        session.commit()
+    assert rescuer.rescue_expired_jobs() == 1
+    engine.dispose()
+
+
+def test_in_memory_a_lease_does_not_end(sql: Backend) -> None:
+    if sql.leases_end:
+        pytest.skip("in memory alone")
+    worker, rescuer = sql.make(), sql.make()
+    sql.add(worker)
+    claimed = worker.fetch_next_jobs(["t"], 1)
+    for _ in range(5):
+        sql.clock.advance(30 * 86400)
+        assert rescuer.rescue_expired_jobs() == 0
+
+    worker.complete_job(claimed[0].claim, {})
