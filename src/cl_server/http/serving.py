@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import uvicorn
@@ -184,3 +184,8 @@ class _Server(uvicorn.Server):
         """Listen, and say so."""
         await super().startup(sockets=sockets)
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        """Serve until it is time to stop; close in order also where something else has failed."""
+        with suppress(asyncio.CancelledError):
+            await super().main_loop()
