@@ -43,11 +43,18 @@ def commands_of(document: Path) -> list[Command]:
 
 
 def prints(expected: list[str], actual: str) -> bool:
-    """Return whether the output is as written, where `...` is anything and blanks do not count."""
-    wanted = "\n".join(" ".join(line.split()) for line in expected if line.strip())
-    got = "\n".join(" ".join(line.split()) for line in actual.splitlines() if line.strip())
-    pattern = ".*?".join(re.escape(part) for part in wanted.split("..."))
-    return re.fullmatch(pattern, got, re.DOTALL) is not None
+    """Return whether the output is as written; `...` is anything, also a line of its own."""
+    wanted = "".join(
+        r"(?:.*\n)*?" if line.strip() == "..." else _line_pattern(line)
+        for line in expected
+        if line.strip()
+    )
+    got = "".join(f"{' '.join(line.split())}\n" for line in actual.splitlines() if line.strip())
+    return re.fullmatch(wanted, got) is not None
+
+
+def _line_pattern(line: str) -> str:
+    return ".*?".join(re.escape(part) for part in " ".join(line.split()).split("...")) + r"\n"
 
 
 class Shell:

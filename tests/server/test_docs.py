@@ -1,0 +1,109 @@
+"""The documentation is true: its commands run and print what it says, and it names everything."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from cli_stack import free_port, plain_environment
+from documents import DOCUMENTS, ROOT, Command, Shell, commands_of, prints
+
+from cl_server.cli.main import COMMANDS
+from cl_server_shared.config import Config
+
+START_SECONDS = 60.0
+
+
+def checkout_in(folder: Path) -> Path:
+    """A reader's checkout: the files of this one, and its installed `.venv`."""
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy2(ROOT / name, checkout)  # as old as the installation knows it
+    shutil.copytree(ROOT / "examples", checkout / "examples")
+    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    return checkout
+
+
+@contextmanager
+def running_server(command: Command, checkout: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Start what a `console server` block starts, wait for what it prints, and end it."""
+    log = checkout / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            ["bash", "-c", f"exec {command.line}"],
+            cwd=checkout,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        give_up = time.monotonic() + START_SECONDS
+        while not prints(command.expected, log.read_text()):
+            assert server.poll() is None, f"{command.line} has ended:\n{log.read_text()}"
+            assert time.monotonic() < give_up, log.read_text()
+            time.sleep(0.1)
+        yield
+    finally:
+        # As Ctrl-C in the reader's terminal does: to the whole group.
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGINT)
+        server.wait(timeout=30)
+
+
+@pytest.mark.timeout(180)
+def test_the_readmes_tour_prints_what_it_says(tmp_path: Path) -> None:
+    ports = {"8000": str(free_port()), "8001": str(free_port())}
+    environment = {
+        **plain_environment(tmp_path),
+        "AUTH_PORT": ports["8000"],
+        "STORE_PORT": ports["8001"],
+        "MQTT_PORT": str(free_port()),
+        "WORKER_CONCURRENCY": "1",
+        "CAPABILITY_CACHE_TIMEOUT": "0",
+    }
+
+    def local(text: str) -> str:
+        return re.sub(r"127\.0\.0\.1:(8000|8001)", lambda m: f"127.0.0.1:{ports[m[1]]}", text)
+
+    server, *commands = commands_of(ROOT / "README.md")
+    assert server.is_server
+    server.expected = [local(line) for line in server.expected]
+    checkout = checkout_in(tmp_path)
+    with running_server(server, checkout, environment):
+        shell = Shell(checkout, environment)
+        for command in commands:
+            _, printed = shell.run(local(command.line))
+            assert prints([local(line) for line in command.expected], printed), (
+                f"$ {command.line}\n{printed}"
+            )
+        shell.close()
+
+
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs" / "operators.md").read_text()
+    assert [name for name in Config.settings() if f"`{name}`" not in text] == []
+
+
+def test_every_command_is_documented() -> None:
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    public = [name for name, command in COMMANDS.items() if not command.hidden]
+    assert [name for name in public if f"cl-server {name}" not in text] == []
+
+
+def test_every_link_leads_somewhere() -> None:
+    dead = []
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target and not (document.parent / target).exists():
+                dead.append(f"{document.name}: {target}")
+    assert dead == []
