@@ -102,7 +102,7 @@ def _choose_directory(
         return False
     chosen = (Path(Config.CL_USER_DATA_DIR) if directory is None else directory).absolute()
     try:
-        chosen.mkdir(parents=True, exist_ok=True)
+        chosen.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise CommandRefused(f"the directory {chosen} cannot be made: {error.strerror}") from error
     os.environ["CL_SERVER_DIR"] = str(chosen)
@@ -152,6 +152,11 @@ def _broker(display: UpDisplay) -> list[ChildSpec]:
     if loopback is None:
         display.warn(f"no broker answers at {host}:{port} yet: events go out when one does")
         return []
+    if Config.MQTT_TLS:
+        raise CommandRefused(
+            f"MQTT_TLS is on, and no broker listens at {host}:{port}: start one there, or switch "
+            "MQTT_TLS off, which the broker that cl-server up brings does not speak"
+        )
     return [ChildSpec("broker", ["broker", "--host", loopback], _quiet())]
 
 

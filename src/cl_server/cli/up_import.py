@@ -21,7 +21,16 @@ from cl_ml_tools.media.digests import digest_file
 from cl_ml_tools.media.sniffing import SNIFF_BYTES, sniff_media
 from cl_server.cli.up_display import ProgressBars, UpDisplay
 from cl_server.client import Client
-from cl_server.client.errors import Refused, ServerFailed, Unreachable
+from cl_server.client.errors import (
+    ClientError,
+    InvalidRequest,
+    NotAllowed,
+    NotAServer,
+    NotFound,
+    ServerFailed,
+    SignInNeeded,
+    Unreachable,
+)
 from cl_server.client.models import FINISHED, Job
 
 __all__ = ["RESIZE", "import_photos"]
@@ -38,6 +47,9 @@ SENDERS = 4
 PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 0.5
 LOOK_SECONDS = 0.1
+
+# What the next file would meet as well.
+_HOPELESS = (Unreachable, NotAServer, SignInNeeded, NotAllowed, ServerFailed)
 
 
 @dataclass
@@ -124,7 +136,9 @@ class _Import:
                 for done, call in enumerate(as_completed(calls), start=1):
                     try:
                         sha256, entity_id, is_new = call.result()
-                    except (Refused, OSError, UnicodeError) as error:
+                    except (ClientError, OSError, UnicodeError) as error:
+                        if isinstance(error, _HOPELESS):
+                            raise
                         self.tally.unreadable += 1
                         self.display.warn(f"{calls[call]} was not imported: {error}")
                         continue
@@ -174,30 +188,39 @@ class _Import:
 
     def _resize(self, entity_ids: list[int]) -> None:
         """Start a job for each, and wait until all have ended."""
-        job_ids = []
-        for entity_id in entity_ids:
-            create = partial(
-                self.client.create_job, TASK_TYPE, params=RESIZE, entity_ids=[entity_id]
-            )
-            job_ids.append(self._ask(create)["job_id"])
+        job_ids = [job_id for each in entity_ids if (job_id := self._start_job(each))]
         # Older jobs are claimed first, so looking at one at a time costs next to nothing.
         for done, job_id in enumerate(job_ids, start=1):
-            job = self._wait_for(job_id)
-            if job["status"] == "completed":
-                self.tally.resized += 1
-            else:
-                self.tally.failed += 1
-                names = ", ".join(file["name"] for file in job["input_files"])
-                reason = job["error_message"] or f"it was {job['status']}"
-                self.display.warn(f"{names} was not resized: {reason}")
+            self._count(job_id)
             self.bars.show("resized", done, len(job_ids))
 
-    def _wait_for(self, job_id: str) -> Job:
-        while True:
-            job = self._ask(partial(self.client.get_job, job_id))
-            if job["status"] in FINISHED:
-                return job
-            self._pause(LOOK_SECONDS)
+    def _start_job(self, entity_id: int) -> str | None:
+        create = partial(self.client.create_job, TASK_TYPE, params=RESIZE, entity_ids=[entity_id])
+        try:
+            return self._ask(create)["job_id"]
+        except InvalidRequest as error:
+            self.tally.failed += 1
+            self.display.warn(f"entity {entity_id} cannot be resized: {error}")
+            return None
+
+    def _count(self, job_id: str) -> None:
+        """Wait until a job has ended, and count how."""
+        try:
+            while (job := self._ask(partial(self.client.get_job, job_id)))[
+                "status"
+            ] not in FINISHED:
+                self._pause(LOOK_SECONDS)
+        except NotFound:
+            self.tally.failed += 1  # someone deleted it, and knows
+            return
+        if job["status"] == "completed":
+            self.tally.resized += 1
+            return
+        self.tally.failed += 1
+        names = ", ".join(file["name"] for file in job["input_files"])
+        self.display.warn(
+            f"{names} was not resized: {job['error_message'] or 'it was ' + job['status']}"
+        )
 
     def _ask(self, call: Callable[[], T]) -> T:
         """Make a call to the server, also while a service of it starts again.

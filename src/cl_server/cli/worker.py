@@ -67,7 +67,7 @@ def main(
         str | None, typer.Option("--id", help="What people call it; default: WORKER_ID.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Run one job, or exit if none is.")] = False,
-    drain: Annotated[bool, typer.Option("--drain", help="Run until none waits.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Run until no job is due.")] = False,
 ) -> None:
     """Run a worker: it claims jobs and runs them in child processes.
 

@@ -8,7 +8,7 @@
     child.py      the same child from inside; imports no database and no broker
     messages.py   what the two say to each other
     output.py     what a child prints, as log lines
-    memory.py     how much memory each child's process group holds
+    memory.py     how much memory a child holds, with all that it started
     presence.py   the retained MQTT message, its last will
     lane.py       one thread for calls that may wait for the database
 

@@ -181,7 +181,8 @@ class Attempt:
             except UNREACHABLE as error:
                 logger.debug("progress %d is not stored: %s", progress, error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._child_done.wait(), PROGRESS_SECONDS)
+                async with asyncio.timeout(PROGRESS_SECONDS):
+                    await self._child_done.wait()
 
     async def _settle(self, outcome: Outcome) -> None:
         """Write how the attempt ended.

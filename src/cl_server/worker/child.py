@@ -1,6 +1,6 @@
 """What runs inside a worker's child process: it loads the modules once and runs one job at a time.
 
-    python -m cl_server.worker.child SOCKET_FD MEMORY_BYTES LOG_LEVEL
+    python -m cl_server.worker.child SOCKET_FD LIFELINE_FD MEMORY_BYTES LOG_LEVEL
 
 The main thread runs the jobs, as a module's author would expect. The watchdog thread listens to
 the supervisor, and ends this process with all that it started when the supervisor is gone, or
@@ -11,6 +11,7 @@ imported here.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import resource
@@ -122,7 +123,8 @@ class Supervisor:
 
 def main() -> None:
     """Run jobs until the supervisor says that it is over."""
-    descriptor, memory_bytes, log_level = sys.argv[1:]
+    descriptor, lifeline, memory_bytes, log_level = sys.argv[1:]
+    die_with_supervisor(int(lifeline))
     limit_resources(int(memory_bytes))
     ignore_polite_signals()
     prepare_output(log_level)
@@ -212,6 +214,18 @@ def tell_outcome(supervisor: Supervisor, outcome: Outcome, job_id: str) -> None:
         refused = Outcome(ok=False, error=error, retryable=False)
         message = encode("outcome", job_id=job_id, **asdict(refused))
     supervisor.send(message)
+
+
+def die_with_supervisor(lifeline: int) -> None:
+    """Have Linux kill this process's group when the supervisor's end of a pipe is closed.
+
+    The watchdog does so as well, but no thread runs while a module holds Python's global lock.
+    """
+    os.set_inheritable(lifeline, False)
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
 
 
 def limit_resources(memory_bytes: int) -> None:

@@ -182,7 +182,9 @@ class Worker:
                 self._settings.until == "drained" and not claimed and not self._attempts
             ):
                 return
-            if not claimed:
+            if not claimed and self._settings.until == "drained":
+                await self._wait_for_change()  # the end of the last one is the end of all
+            elif not claimed:
                 await self._wait_for_jobs()
 
     async def _claim(self, limit: int) -> list[ClaimedJob]:
@@ -216,7 +218,8 @@ class Worker:
     async def _wait_for_change(self) -> None:
         """Sleep until a child is idle again, the lease is held again, or it is time to stop."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), self._settings.poll_interval_seconds)
+            async with asyncio.timeout(self._settings.poll_interval_seconds):
+                await self._changed.wait()
         self._changed.clear()
 
     async def _wait_for_jobs(self) -> None:
@@ -271,7 +274,8 @@ class Worker:
         await self._pool.stop()
         if self._lease is not None and self._breakdown is None:
             try:
-                await asyncio.wait_for(self._lease.release(), SETTLE_SECONDS)
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._lease.release()
             except (*UNREACHABLE, TimeoutError) as error:
                 logger.warning("the instance stays until its lease runs out: %s", error)
         if self._presence is not None:

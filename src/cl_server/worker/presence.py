@@ -120,8 +120,10 @@ class Presence:
             self._news.clear()
             self._publish()
             await asyncio.sleep(MIN_INTERVAL_SECONDS)
+            # Not `wait_for`, which on 3.11 swallows a cancellation that comes together with news.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), self._settings.heartbeat_seconds)
+                async with asyncio.timeout(self._settings.heartbeat_seconds):
+                    await self._news.wait()
 
     async def clear(self) -> None:
         """Empty the topic: the worker ends."""

@@ -66,12 +66,17 @@ class Child:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], connection: socket.socket, output_descriptor: int
+        self,
+        process: subprocess.Popen[bytes],
+        connection: socket.socket,
+        output_descriptor: int,
+        lifeline: int,
     ) -> None:
         self.task_types: set[str] = set()
         self._process = process
         self._connection = connection
         self._output = ChildOutput(output_descriptor, self._log_line)
+        self._lifeline = lifeline
         self._job_id: str | None = None
         self._on_progress: Callable[[int], None] | None = None
         self._reason: str | None = None
@@ -96,8 +101,9 @@ class Child:
         """
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()
-        arguments = [str(theirs.fileno()), str(memory_bytes), log_level]
-        with theirs, os.fdopen(writing, "wb") as output:
+        lifeline, our_lifeline = os.pipe()
+        arguments = [str(theirs.fileno()), str(lifeline), str(memory_bytes), log_level]
+        with theirs, os.fdopen(writing, "wb") as output, os.fdopen(lifeline, "rb"):
             try:
                 process = subprocess.Popen(
                     # -P: a file in the current folder never takes the place of a module.
@@ -105,14 +111,15 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), lifeline],
                     start_new_session=True,
                 )
             except OSError as error:
                 ours.close()
                 os.close(reading)
+                os.close(our_lifeline)
                 raise ChildEnded(f"no process can be started: {error}") from error
-        return cls(process, ours, reading)
+        return cls(process, ours, reading, our_lifeline)
 
     @property
     def pid(self) -> int:
@@ -214,10 +221,12 @@ class Child:
             self._process.wait()
             self._output.close()
             self._connection.close()
+            os.close(self._lifeline)
             return
         self._send(encode("exit"))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), EXIT_SECONDS)
+            async with asyncio.timeout(EXIT_SECONDS):
+                await self._ended.wait()
         self.kill("the worker ended it")
         await self._ended.wait()
 
@@ -270,6 +279,7 @@ class Child:
         asyncio.get_running_loop().remove_reader(self._output.descriptor)
         self._output.close()
         self._writer.close()
+        os.close(self._lifeline)
         error = ChildEnded(self._describe_end())
         for waiting in (self._ready, self._answer):
             if waiting is not None and not waiting.done():
