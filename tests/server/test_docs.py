@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,37 @@ def test_every_command_is_documented() -> None:
     text = "".join(document.read_text() for document in DOCUMENTS)
     public = [name for name, command in COMMANDS.items() if not command.hidden]
     assert [name for name in public if f"cl-server {name}" not in text] == []
+
+
+def typed_commands() -> list[str]:
+    """The lines of all fenced blocks that call `cl-server`, without their comments."""
+    lines = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"^```[^\n]*\n(.*?)^```$", document.read_text(), re.M | re.S):
+            lines += re.findall(r"(?:^|[ /$])cl-server ([a-z][^#|>\n]*)", block, re.M)
+    return sorted({line.strip() for line in lines})
+
+
+@cache
+def help_of(*command: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "cl_server", *command, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    ).stdout
+
+
+@pytest.mark.parametrize("line", typed_commands())
+def test_what_is_typed_exists(line: str) -> None:
+    words = shlex.split(line)
+    command = [word for word in words[:2] if re.fullmatch("[a-z]+", word)]
+    if words[0] in ("run", "worker", "up", "auth", "store", "config", "login", "logout"):
+        command = words[:1]
+    help_text = help_of(*command)
+    options = [word.split("=")[0] for word in words if word.startswith("--")]
+    assert help_text
+    assert [option for option in options if option not in help_text] == []
 
 
 def test_every_link_leads_somewhere() -> None:
