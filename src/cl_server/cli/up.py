@@ -23,6 +23,7 @@ __all__ = ["main"]
 
 # Jobs that run when it is time to stop have this long; all is over within ten seconds.
 WORKER_GRACE_SECONDS = 7
+IMPORT_END_SECONDS = 1.0
 
 
 def main(
@@ -68,22 +69,21 @@ def main(
     server_dir = Path(Config.CL_SERVER_DIR)
     with lock_directory(server_dir):
         _check_ports()
-        addresses = local_addresses()
         display = UpDisplay()
         if is_chosen:
             display.say(f"everything is kept in {server_dir} (--dir changes that)")
-        run = _Run(addresses, server_dir, display, photos)
-        supervisor = Supervisor(
-            [_broker(display), [_web(), *_workers(workers)]],
-            say=display.warn,
-            on_report=run.hear,
-            on_ready=run.be_ready,
-        )
-        try:
-            exit_code = supervisor.run()
-        finally:
-            run.end()
-    raise typer.Exit(exit_code)
+        raise typer.Exit(_serve(server_dir, workers, photos, display))
+
+
+def _serve(server_dir: Path, workers: int, photos: Path | None, display: UpDisplay) -> int:
+    """Keep everything running until a signal comes; return the exit code."""
+    stages = [_broker(display), [_web(), *_workers(workers)]]
+    run = _Run(local_addresses(), server_dir, display, photos)
+    supervisor = Supervisor(stages, say=display.warn, on_report=run.hear, on_ready=run.be_ready)
+    try:
+        return supervisor.run()
+    finally:
+        run.end()
 
 
 def _choose_directory(
@@ -228,6 +228,8 @@ class _Run:
     def end(self) -> None:
         """Take back what was told."""
         self._stopping.set()
+        if self._import is not None:
+            self._import.join(IMPORT_END_SECONDS)  # it leaves the terminal as it was
         remove_local_server(Path(Config.CL_USER_CONFIG_DIR), pid=os.getpid())
         self._show_admin()  # it may be over before all were ready
 

@@ -42,7 +42,7 @@ SCHEMA_LOOK_SECONDS = 0.2
 SCHEMA_REMINDER_SECONDS = 30.0
 
 # Store and worker mostly start together: that one is a moment behind is no news.
-SCHEMA_PATIENCE_SECONDS = 2.0
+SCHEMA_PATIENCE_SECONDS = 10.0
 
 # How long the last events may keep a worker that has ended.
 FLUSH_SECONDS = 2.0
