@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Optional
 
+import pytest
+
 # On a machine without mosquitto: the embedded broker, which exists from Python 3.11 on.
 AMQTT = """
 import asyncio, sys
@@ -91,3 +93,11 @@ def wait_until_listening(port: int, timeout_seconds: float = 15.0) -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(0.02)
+
+
+def point_to(broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch, *, topic: str) -> None:
+    """Make `Config` name a broker."""
+    monkeypatch.setenv("BROADCAST_TYPE", "mqtt")
+    monkeypatch.setenv("MQTT_BROKER", broker.host)
+    monkeypatch.setenv("MQTT_PORT", str(broker.port))
+    monkeypatch.setenv("MQTT_TOPIC", topic)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_process import BrokerProcess
+from broker_process import BrokerProcess, point_to
 from cl_ml_tools import shutdown_broadcaster
 from cl_server_shared import Config
 from job_backends import Backend, memory_backend, sql_backend
@@ -128,11 +128,3 @@ def mqtt_environment(
     """A running broker to which `Config` points, on a topic of the test's own."""
     point_to(_session_broker, monkeypatch, topic=f"test/{os.getpid()}/{tmp_path.name}")
     return _session_broker
-
-
-def point_to(broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch, *, topic: str) -> None:
-    """Make `Config` name a broker."""
-    monkeypatch.setenv("BROADCAST_TYPE", "mqtt")
-    monkeypatch.setenv("MQTT_BROKER", broker.host)
-    monkeypatch.setenv("MQTT_PORT", str(broker.port))
-    monkeypatch.setenv("MQTT_TOPIC", topic)

@@ -13,13 +13,12 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from broker_process import BrokerProcess, free_port
+from broker_process import BrokerProcess, free_port, point_to
 from cl_ml_tools import Job, MQTTBroadcaster
 from cl_ml_tools.broadcast import mqtt
 from cl_ml_tools.testing import RecordingBroadcaster
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.models import Base, JobEvent
-from conftest import point_to
 from job_backends import Backend, engine_for, wait_until
 
 
