@@ -126,10 +126,12 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         connection = self._connection
         assert connection is not None
         try:
-            if error is None:
-                connection.commit()
-            else:
+            if error is not None:
                 connection.rollback()
+            elif self._lock is not None:
+                self._transaction.cursor.execute("COMMIT")  # of our own BEGIN IMMEDIATE
+            else:
+                connection.commit()
         except BaseException as failure:
             raise_mapped(self._engine, failure)
             raise
