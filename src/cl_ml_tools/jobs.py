@@ -146,6 +146,27 @@ def check_error_message(error_message: Optional[str]) -> None:
         raise ValueError(f"error_message {error_message!r:.100} is not text")
 
 
+def check_changes(fields: Mapping[str, Any]) -> None:
+    """Check what `update_job` was given; `None` stands for unchanged.
+
+    Raises:
+        TypeError: A field is not one of the four.
+        ValueError: A value is out of range; the message names it.
+    """
+    unknown = fields.keys() - {"status", "progress", "task_output", "error_message"}
+    if unknown:
+        raise TypeError(
+            f"update_job() knows no {', '.join(sorted(unknown))}: it sets status, progress, "
+            "task_output and error_message"
+        )
+    if fields.get("status") is not None:
+        check_status(fields["status"])
+    if fields.get("progress") is not None:
+        check_progress(fields["progress"])
+    check_task_output(fields.get("task_output"))
+    check_error_message(fields.get("error_message"))
+
+
 def json_text(name: str, value: Mapping[str, Any]) -> str:
     """Return a value as JSON text; `ValueError`, naming it, where JSON cannot hold it."""
     try:

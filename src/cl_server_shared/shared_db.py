@@ -314,8 +314,6 @@ class SQLAlchemyJobRepository:
         """Sleep until something may have been added; False where the time is over."""
         return wait_for_jobs(self._database, timeout_seconds, self._looked_for)
 
-    # What the methods share.
-
     def _transaction(self) -> AbstractContextManager[Transaction]:
         """Return a write transaction whose events are published after its commit."""
         outbox = self._outbox
@@ -387,18 +385,16 @@ class SQLAlchemyJobRepository:
         claiming: Optional[int],
         changes: dict[str, Any],
     ) -> None:
-        if status == "processing":
-            assert claiming is not None
-            claimed = claims.claim_job(transaction, state.id, job_id, claiming)
-            self._claims[job_id] = claimed.claim
-            outcomes.set_fields(transaction, job_id, state, status, **changes)
-        elif status == "queued":
-            assert state.claimed_by is not None and state.claim_seq is not None
-            claims.give_back(
-                transaction, Claim(job_id, state.id, state.claimed_by, state.claim_seq)
-            )
-            outcomes.set_fields(transaction, job_id, state, status, **changes)
-            self._claims.pop(job_id, None)
-        else:
+        if status in TERMINAL_STATUSES:
             outcomes.end_job(transaction, state, status, **changes)
             self._claims.pop(job_id, None)
+            return
+        if status == "processing":
+            assert claiming is not None
+            self._claims[job_id] = claims.claim_job(transaction, state.id, job_id, claiming).claim
+        else:
+            assert state.claimed_by is not None and state.claim_seq is not None
+            held = Claim(job_id, state.id, state.claimed_by, state.claim_seq)
+            claims.give_back(transaction, held)
+            self._claims.pop(job_id, None)
+        outcomes.set_fields(transaction, job_id, state, status, **changes)

@@ -8,11 +8,9 @@ from cl_ml_tools.jobs import (
     DEFAULT_PRIORITY,
     Job,
     check_available_at,
-    check_error_message,
+    check_changes,
     check_max_retries,
     check_priority,
-    check_progress,
-    check_status,
     check_text,
     check_timeout_seconds,
     json_text,
@@ -75,17 +73,7 @@ def checked_changes(fields: dict[str, Any]) -> dict[str, Any]:
         TypeError: A field is not one of the four.
         ValueError: A value is out of range; the message names it.
     """
-    unknown = fields.keys() - {"status", "progress", "task_output", "error_message"}
-    if unknown:
-        raise TypeError(
-            f"update_job() knows no {', '.join(sorted(unknown))}: it sets status, progress, "
-            "task_output and error_message"
-        )
-    if fields.get("status") is not None:
-        check_status(fields["status"])
-    if fields.get("progress") is not None:
-        check_progress(fields["progress"])
-    check_error_message(fields.get("error_message"))
+    check_changes(fields)
     return {
         "status": fields.get("status"),
         "progress": fields.get("progress"),

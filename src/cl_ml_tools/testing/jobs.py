@@ -21,11 +21,10 @@ from ..jobs import (
     Job,
     backoff_ms,
     check_available_at,
-    check_error_message,
+    check_changes,
     check_max_retries,
     check_priority,
     check_progress,
-    check_status,
     check_task_output,
     check_text,
     check_timeout_seconds,
@@ -161,7 +160,8 @@ class InMemoryJobRepository:
 
     def update_job(self, job_id: str, **fields: Any) -> bool:
         """Set fields of a job; see `JobRepository.update_job`."""
-        changes = _checked_changes(fields)
+        check_changes(fields)
+        changes = {name: value for name, value in fields.items() if value is not None}
         with self._changing() as (now, events):
             row = self.jobs.rows.get(job_id)
             if row is None:
@@ -385,17 +385,3 @@ class InMemoryJobRepository:
                 error=(row.job.error_message or "") if event_type in _TOLD_WITH_ERROR else None,
             )
         )
-
-
-def _checked_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = fields.keys() - {"status", "progress", "task_output", "error_message"}
-    if unknown:
-        raise TypeError(f"update_job() knows no {', '.join(sorted(unknown))}")
-    changes = {name: value for name, value in fields.items() if value is not None}
-    if "status" in changes:
-        check_status(changes["status"])
-    if "progress" in changes:
-        check_progress(changes["progress"])
-    check_task_output(changes.get("task_output"))
-    check_error_message(changes.get("error_message"))
-    return changes
