@@ -204,7 +204,7 @@ class Outbox:
                 with self._database.transaction() as transaction:
                     transaction.run(MARK_ACKNOWLEDGED, {"event_ids": json.dumps(event_ids)})
             except SharedError as error:
-                logger.warning("events stay unmarked for now: %s", error)
+                logger.warning("events stay unmarked until the next try: %s", error)
                 return False
             with self._acks_lock:
                 del self._acknowledged[: len(event_ids)]
