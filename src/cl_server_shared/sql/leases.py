@@ -60,10 +60,11 @@ _ORPHANED_ENTRIES = statement(
     _HELD_BY_NOBODY, postgresql=f"{_HELD_BY_NOBODY} FOR UPDATE OF entry SKIP LOCKED"
 )
 
-_ENTRIES_OF_INSTANCE = statement(
-    "SELECT job_id, id, claim_seq FROM queue_entries WHERE claimed_by = :instance_id",
-    postgresql="SELECT job_id, id, claim_seq FROM queue_entries WHERE claimed_by = :instance_id FOR UPDATE",
-)
+_ITS_ENTRIES = """
+    SELECT job_id, id, claim_seq FROM queue_entries WHERE claimed_by = :instance_id ORDER BY id
+"""
+
+_ENTRIES_OF_INSTANCE = statement(_ITS_ENTRIES, postgresql=f"{_ITS_ENTRIES} FOR UPDATE")
 
 # How many claims of dead instances one transaction takes back.
 _RESCUED_AT_ONCE = 100
@@ -139,7 +140,8 @@ def select_leases(transaction: Transaction) -> list[Lease]:
 def orphaned_claims(transaction: Transaction) -> list[Claim]:
     """Return, locked, claims whose instance is not known any more; a bounded number."""
     rows = transaction.run(_ORPHANED_ENTRIES, {"limit": _RESCUED_AT_ONCE}).fetchall()
-    return [Claim(job_id, *row) for job_id, *row in rows]
+    # In the order in which the jobs were added, as everything is told.
+    return sorted((Claim(job_id, *row) for job_id, *row in rows), key=lambda claim: claim.entry_id)
 
 
 def entries_of_instance(transaction: Transaction, instance_id: int) -> list[Claim]:
