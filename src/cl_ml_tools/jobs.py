@@ -122,12 +122,9 @@ def check_text(name: str, text: Optional[str]) -> None:
     """Raise `ValueError`, naming the value, unless a database can hold it; `None` it can."""
     if text is None:
         return
-    if (
-        not isinstance(text, str)
-        or not 0 < len(text) <= MAX_TEXT_LENGTH
-        or "\0" in text
-        or not _is_unicode(text)
-    ):
+    if not isinstance(text, str):
+        raise ValueError(f"{name} {text!r:.40} is not text")
+    if not 0 < len(text) <= MAX_TEXT_LENGTH or "\0" in text or not _is_unicode(text):
         raise ValueError(f"{name} {text[:40]!r} is not 1 to {MAX_TEXT_LENGTH} characters of text")
 
 
