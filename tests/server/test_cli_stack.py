@@ -212,6 +212,9 @@ def test_a_followed_job_that_fails_gives_its_reason_and_exit_code(
 
     assert followed.returncode == 1
     assert "failed: fake.png is not a picture" in followed.stdout
+    lines = stack.command("jobs", "follow", made["job_id"], "--json", cwd=tmp_path).stdout
+    last = json.loads(lines.splitlines()[-1])
+    assert (last["event_type"], last["status"]) == ("failed", "error")
 
 
 def test_a_job_that_is_not_there_is_said(stack: Stack, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def _ending_of(job: Job) -> Event:
         "event_id": None,
         "job_id": job["job_id"],
         "event_type": job["status"],
-        "status": job["status"],
+        # An event has the stored word, which a job reads as `failed`.
+        "status": "error" if job["status"] == "failed" else job["status"],
         "task_type": job["task_type"],
         "timestamp": job["completed_at"],
         "progress": job["progress"],
