@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench clean
+.PHONY: help run test test-long check format bench chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,18 +22,22 @@ test-long: $(VENV)/.installed-dev  ## run the tests that take longer as well
 	$(PYTEST) -m "long or not long" --timeout 900
 
 check: $(VENV)/.installed-dev  ## lint, types and import contracts
-	$(BIN)/ruff check src tests bench examples
-	$(BIN)/ruff format --check src tests bench examples
+	$(BIN)/ruff check src tests bench chaos examples
+	$(BIN)/ruff format --check src tests bench chaos examples
 	$(BIN)/mypy --python-version 3.10 src/cl_ml_tools src/cl_server_shared
 	$(BIN)/mypy --python-version 3.11 src/cl_server
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev  ## format the code
-	$(BIN)/ruff format src tests bench examples
-	$(BIN)/ruff check --fix src tests bench examples
+	$(BIN)/ruff format src tests bench chaos examples
+	$(BIN)/ruff check --fix src tests bench chaos examples
 
-bench: $(VENV)/.installed-dev  ## measure, and write bench/results/
+bench: $(VENV)/.installed-bench  ## measure beside other queues, and write bench/results/
 	$(BIN)/python -m bench
+
+chaos: $(VENV)/.installed-dev  ## five minutes of kills on each database; the counts are kept in chaos/results/
+	$(BIN)/python -m chaos --database sqlite --minutes 5
+	$(BIN)/python -m chaos --database postgresql --minutes 5
 
 clean:  ## remove what was built; the data in .cl-server stays
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
@@ -50,3 +54,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]"
+	@touch $@

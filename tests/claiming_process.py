@@ -1,6 +1,6 @@
 """What the processes of `test_claiming_processes.py` run: `claim` all there is, or a `mix`.
 
-    python claiming_process.py URL {claim|mix:ROUNDS} COUNT
+    python claiming_process.py URL {claim|alone:FOLDER|mix:ROUNDS} COUNT
 
 It makes that many processes, lets them begin together, and prints as JSON what each of them did:
 `{"said": [...], "error": "a traceback" or null}`. They are forked from one that has imported all
@@ -14,6 +14,7 @@ import multiprocessing
 import random
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import sessionmaker
@@ -21,7 +22,7 @@ from sqlalchemy.orm import sessionmaker
 from cl_ml_tools import Job
 from cl_ml_tools.errors import ClaimLost, IllegalTransition
 from cl_server_shared import SQLAlchemyJobRepository
-from job_backends import engine_for
+from job_backends import complete, engine_for, give_back
 
 
 def claim_all(repository: SQLAlchemyJobRepository, said: list[str]) -> None:
@@ -32,7 +33,19 @@ def claim_all(repository: SQLAlchemyJobRepository, said: list[str]) -> None:
             return
         (one,) = claimed
         said.append(one.job.job_id)
-        repository.complete_job(one.claim, {})
+        complete(repository, one.claim, {})
+
+
+def claim_alone(repository: SQLAlchemyJobRepository, said: list[str], folder: Path) -> None:
+    """Claim and complete until all is done; fail where another holds a job at the same time."""
+    total = int((folder / "total").read_text())
+    while len(list(folder.glob("done-*"))) < total:
+        for claimed in repository.fetch_next_jobs(["t"], 5):
+            said.append(claimed.job.job_id)
+            (folder / "running").mkdir()  # fails where it is there
+            (folder / "running").rmdir()
+            complete(repository, claimed.claim, {})
+            (folder / f"done-{claimed.job.job_id}").touch()
 
 
 def mix(repository: SQLAlchemyJobRepository, number: int, said: list[str], rounds: int) -> None:
@@ -49,11 +62,11 @@ def mix(repository: SQLAlchemyJobRepository, number: int, said: list[str], round
                 elif act == 1:
                     repository.fail_job(claimed.claim, "again")
                 elif act == 2:
-                    repository.give_back_job(claimed.claim)
+                    give_back(repository, claimed.claim)
                 elif act == 3:
                     repository.update_job(claimed.job.job_id, status="completed")
                 else:
-                    repository.complete_job(claimed.claim, {})
+                    complete(repository, claimed.claim, {})
             except ClaimLost:
                 said.append("lost")
         other = f"{chance.randrange(8)}-{chance.randint(0, turn)}"
@@ -81,6 +94,8 @@ def work(url: str, what: str, number: int, begin: Any, results: Any) -> None:
         begin.wait(60)
         if what == "claim":
             claim_all(repository, said)
+        elif what.startswith("alone:"):
+            claim_alone(repository, said, Path(what.split(":", 1)[1]))
         else:
             mix(repository, number, said, rounds=int(what.split(":")[1]))
         repository.release_instance()

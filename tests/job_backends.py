@@ -14,11 +14,21 @@ from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import StaticPool
 
 from cl_ml_tools import Job
+from cl_ml_tools.errors import ClaimLost
+from cl_ml_tools.protocols import Claim, Completion
 from cl_ml_tools.testing import InMemoryJobRepository, InMemoryJobs, RecordingBroadcaster
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.models import Base
 
-__all__ = ["Backend", "Clock", "memory_backend", "sql_backend", "wait_until"]
+__all__ = [
+    "Backend",
+    "Clock",
+    "complete",
+    "give_back",
+    "memory_backend",
+    "sql_backend",
+    "wait_until",
+]
 
 LEASE_SECONDS = 60.0
 
@@ -79,6 +89,18 @@ class Backend:
 
     def told(self, job_id: str) -> list[str]:
         return [event["event_type"] for event in self.events_of(job_id)]
+
+
+def complete(repository: Any, claim: Claim, task_output: Optional[dict[str, Any]]) -> None:
+    """Complete one job; `ClaimLost` where it is refused."""
+    if repository.complete_jobs([Completion(claim, task_output)]):
+        raise ClaimLost(claim.job_id)
+
+
+def give_back(repository: Any, claim: Claim) -> None:
+    """Give one job back; `ClaimLost` where it is refused."""
+    if repository.give_back_jobs([claim]):
+        raise ClaimLost(claim.job_id)
 
 
 def memory_backend() -> Backend:

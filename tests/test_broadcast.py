@@ -188,16 +188,64 @@ def test_a_topic_that_cannot_be_published_to_is_said_not_raised(
     assert repr(bad_topic) in caplog.text
 
 
-def test_a_broker_that_is_down_costs_nothing_and_takes_nothing(topic: str) -> None:
+def test_a_broker_that_is_down_costs_nothing(topic: str) -> None:
     broadcaster = get_broadcaster("mqtt", "127.0.0.1", free_port())
     assert isinstance(broadcaster, MQTTBroadcaster)
 
     began = time.monotonic()
     assert not any(broadcaster.publish_event(topic=topic, payload="x") for _ in range(1000))
-    assert broadcaster.publish_tracked(topic, "x").result(0) is False
+    waiting = broadcaster.publish_tracked(topic, "x")
+    assert not waiting.done()
     broadcaster.publish_retained(topic, "x")
     shutdown_broadcaster()
-    assert time.monotonic() - began < 1
+    assert waiting.result(0) is False
+    assert broadcaster.publish_tracked(topic, "x").result(0) is False
+    assert time.monotonic() - began < 20
+
+
+def test_what_is_published_before_the_connection_arrives(broker: BrokerProcess, topic: str) -> None:
+    listener = Listener(broker, topic)
+    broadcaster = get_broadcaster("mqtt", broker.host, broker.port)
+    assert isinstance(broadcaster, MQTTBroadcaster)
+
+    broadcaster.publish_event(topic=topic, payload="first")
+    assert broadcaster.publish_tracked(topic, "second").result(WAIT_SECONDS) is True
+
+    assert [listener.next()[1] for _ in range(2)] == ["first", "second"]
+    assert listener.close() == []
+
+
+def test_too_many_waiting_drop_the_oldest_with_one_line(
+    fragile_broker: BrokerProcess,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(mqtt, "MAX_WAITING", 5)
+    broadcaster = get_broadcaster("mqtt", fragile_broker.host, fragile_broker.port)
+    assert isinstance(broadcaster, MQTTBroadcaster)
+    heard: queue.Queue[str] = queue.Queue()
+    broadcaster.subscribe(topic, lambda _topic, payload: heard.put(payload))
+    futures = [broadcaster.publish_tracked(topic, str(number)) for number in range(8)]
+
+    assert [future.done() and not future.result() for future in futures] == [True] * 3 + [False] * 5
+    assert caplog.text.count("the oldest are dropped") == 1
+    fragile_broker.start()
+    assert all(future.result(WAIT_SECONDS) for future in futures[3:])
+    assert [heard.get(timeout=WAIT_SECONDS) for _ in range(5)] == ["3", "4", "5", "6", "7"]
+
+
+def test_more_than_the_broker_may_owe_waits_its_turn(
+    broker: BrokerProcess, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "MAX_UNACKNOWLEDGED", 3)
+    listener = Listener(broker, topic)
+    broadcaster = connect(broker)
+    futures = [broadcaster.publish_tracked(topic, str(number)) for number in range(400)]
+
+    assert all(future.result(WAIT_SECONDS) for future in futures)
+    assert [listener.next()[1] for _ in range(400)] == [str(number) for number in range(400)]
+    listener.close()
 
 
 def test_publishing_resumes_when_the_broker_comes_back(
@@ -213,19 +261,22 @@ def test_publishing_resumes_when_the_broker_comes_back(
     heard: queue.Queue[str] = queue.Queue()
     broadcaster.subscribe(topic, lambda _topic, payload: heard.put(payload))
     broadcaster.publish_retained(f"{topic}/presence", "here")
-    assert not broadcaster.publish_event(topic=topic, payload="lost")
+    for number in range(3):
+        assert not broadcaster.publish_event(topic=topic, payload=f"waited {number}")
 
     for life in ("first", "second"):
         fragile_broker.start()
         wait_for(lambda: broadcaster.connected, "it did not connect by itself")
         assert broadcaster.publish_event(topic=topic, payload=life) is True
-        assert heard.get(timeout=WAIT_SECONDS) == life
+        in_order = [*(f"waited {number}" for number in range(3)), life]
+        assert [heard.get(timeout=WAIT_SECONDS) for _ in range(4)] == in_order
         listener = Listener(fragile_broker, f"{topic}/presence")
         assert listener.next() == (f"{topic}/presence", "here")
         listener.close()
         fragile_broker.stop()
         wait_for(lambda: not broadcaster.connected, "it did not notice")
-        assert not broadcaster.publish_event(topic=topic, payload="lost")
+        for number in range(3):
+            assert not broadcaster.publish_event(topic=topic, payload=f"waited {number}")
 
     assert caplog.text.count("trying again by itself") == 3
     assert caplog.text.count("is there again") == 2
@@ -243,9 +294,7 @@ def test_what_was_not_acknowledged_is_sent_again(
         futures.append(broadcaster.publish_tracked(topic, "x"))
     fragile_broker.start()
 
-    # All but those that were refused at once, when the connection was known to be lost.
-    taken = [future for future in futures if not (future.done() and not future.result())]
-    assert all(future.result(WAIT_SECONDS) for future in taken)
+    assert all(future.result(WAIT_SECONDS) for future in futures)
 
 
 def test_a_newer_retained_value_is_never_overwritten_by_an_older_one(
@@ -358,6 +407,33 @@ def test_a_forked_child_has_a_connection_of_its_own(broker: BrokerProcess, topic
     assert parents.publish_event(topic=topic, payload="parent")
     assert listener.next() == (topic, "parent")
     listener.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_child_has_none_of_what_its_parent_lets_wait(
+    fragile_broker: BrokerProcess, topic: str
+) -> None:
+    parents = get_broadcaster("mqtt", fragile_broker.host, fragile_broker.port)
+    assert isinstance(parents, MQTTBroadcaster)
+    waiting = parents.publish_tracked(topic, "parent")
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, for the threads
+        child = os.fork()
+    if child == 0:
+        os.read(reading, 1)
+        acknowledged = parents.publish_tracked(topic, "child").result(WAIT_SECONDS)
+        os._exit(0 if acknowledged else 1)
+    shutdown_broadcaster()
+    assert waiting.result(0) is False
+    fragile_broker.start()
+    listener = Listener(fragile_broker, topic)
+    os.write(writing, b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    assert listener.next() == (topic, "child")
+    assert listener.close() == []
+    os.close(reading)
+    os.close(writing)
 
 
 def test_without_the_extra_one_line_names_it(tmp_path: Path) -> None:

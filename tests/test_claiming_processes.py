@@ -16,6 +16,7 @@ from cl_ml_tools import Job
 from cl_ml_tools.testing import RecordingBroadcaster
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.models import Base
+from cl_server_shared.task_control import TaskControl
 from job_backends import Backend, engine_for
 
 PROCESSES = 8
@@ -68,6 +69,18 @@ def test_eight_processes_claim_each_job_once(database_url: str) -> None:
         assert statuses == ["completed"]
         assert connection.execute(text("SELECT COUNT(*) FROM queue_entries")).scalar_one() == 0
         assert connection.execute(text("SELECT COUNT(*) FROM workers")).scalar_one() == 0
+    engine.dispose()
+
+
+def test_sixteen_claimers_keep_to_a_limit_of_one(database_url: str, tmp_path: Path) -> None:
+    engine = prepare(database_url)
+    TaskControl(sessionmaker(bind=engine)).limit_task_type("t", 1)
+    added = add_jobs(engine, 100)
+    (tmp_path / "total").write_text(str(len(added)))
+
+    said = run_processes(database_url, f"alone:{tmp_path}", 16)
+
+    assert sorted(job_id for lines in said for job_id in lines) == added
     engine.dispose()
 
 

@@ -14,8 +14,9 @@ DOC = (Path(__file__).parent.parent / "docs" / "compute-authors.md").read_text(e
 
 
 def test_the_module_and_its_test_work_as_printed(tmp_path: Path) -> None:
-    module, test, program = re.findall(r"```python\n(.*?)```", DOC, re.S)
+    module, later, test, program = re.findall(r"```python\n(.*?)```", DOC, re.S)
     (tmp_path / "word_count.py").write_text(f"{module}\n\n{program}")
+    (tmp_path / "word_count_later.py").write_text(later)
     (tmp_path / "test_word_count.py").write_text(test)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio"],
@@ -24,7 +25,7 @@ def test_the_module_and_its_test_work_as_printed(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
     usage = subprocess.run(
         [sys.executable, "word_count.py"], cwd=tmp_path, capture_output=True, text=True, check=False
     )

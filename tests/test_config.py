@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 import cl_server_shared.config as config_module
 from cl_server_shared import Config
@@ -139,6 +140,48 @@ def test_nothing_is_made_by_reading(server_dir: Path) -> None:
     assert list(server_dir.iterdir()) == []
 
 
+def test_relative_paths_are_absolute_at_each_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CL_SERVER_DIR", "here")
+    monkeypatch.setenv("COMPUTE_STORAGE_DIR", "work")
+    monkeypatch.setenv("EXTERNAL_FILE_ROOTS", f"a{os.pathsep}/b")
+
+    assert f"{tmp_path}/here" == Config.CL_SERVER_DIR
+    assert f"{tmp_path}/here/media" == Config.MEDIA_STORAGE_DIR
+    assert f"sqlite:///{tmp_path}/here/media_store.db" == Config.STORE_DATABASE_URL
+    assert f"{tmp_path}/work" == Config.COMPUTE_STORAGE_DIR
+    assert [f"{tmp_path}/a", "/b"] == Config.EXTERNAL_FILE_ROOTS
+
+
+@pytest.mark.parametrize("name", ["a#b", "a b&c=d", "ü:@"])
+def test_a_default_database_is_in_the_directory_whatever_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setenv("CL_SERVER_DIR", str(tmp_path / name))
+
+    engine = create_engine(Config.STORE_DATABASE_URL)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x)")
+    engine.dispose()
+
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["media_store.db"]
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_directory_that_no_database_url_can_name_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setenv("CL_SERVER_DIR", str(tmp_path / name))
+
+    with pytest.raises(ValueError, match=r"CL_SERVER_DIR=.*'[?]'"):
+        value_of("STORE_DATABASE_URL")
+
+
 def test_values_are_read_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for number in (1, 2):
         folder = tmp_path / str(number)
@@ -192,6 +235,26 @@ def test_a_malformed_number_is_named_with_its_value(
         assert isinstance(value_of(name), int)
         return
     with pytest.raises(ValueError, match=rf"{name}={text!r}: expected a whole number"):
+        value_of(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("WORKER_ID", "x" * 241, "1 to 240 printable characters"),
+        ("WORKER_ID", "a\nb", "1 to 240 printable characters"),
+        ("WORKER_ID", " ", "1 to 240 printable characters"),
+        ("MQTT_TOPIC", "a/#", "an MQTT topic"),
+        ("MQTT_TOPIC", "a/+/b", "an MQTT topic"),
+        ("CAPABILITY_TOPIC_PREFIX", "a\x01", "an MQTT topic"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_said(
+    name: str, text: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, text)
+
+    with pytest.raises(ValueError, match=f"{name}=.*expected {expected}"):
         value_of(name)
 
 

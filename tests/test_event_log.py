@@ -13,7 +13,7 @@ from cl_ml_tools import Job
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.event_log import EventLog
 from cl_server_shared.models import JobEvent
-from job_backends import Backend, engine_for, wait_until
+from job_backends import Backend, complete, engine_for, wait_until
 
 
 def job(job_id: str) -> Job:
@@ -41,7 +41,7 @@ def test_what_is_read_is_what_was_published(sql: Backend, log: EventLog) -> None
     for claimed in repository.fetch_next_jobs(["t"], 2):
         if claimed.job.job_id == done:
             repository.report_progress(claimed.claim, 30)
-            repository.complete_job(claimed.claim, {"a": [1]})
+            complete(repository, claimed.claim, {"a": [1]})
         else:
             repository.fail_job(claimed.claim, "no", retryable=False)
     repository.update_job(cancelled, status="cancelled")

@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 import pytest
 from pydantic import Field
 
-from cl_ml_tools import BaseJobParams, ComputeModule, FinalError, Job
+from cl_ml_tools import BaseJobParams, ComputeModule, FinalError, Job, Later
 from cl_ml_tools.executor import Outcome, execute
 
 
@@ -177,6 +177,19 @@ async def test_a_final_error_is_final(tmp_path: Path) -> None:
     assert outcome == Outcome(ok=False, error="not an image", retryable=False)
 
 
+@pytest.mark.parametrize("seconds", [0, 0.5, 30 * 24 * 3600])
+async def test_later_is_no_failure(tmp_path: Path, seconds: float) -> None:
+    outcome = await run(Module(Later(seconds)), tmp_path)
+
+    assert (outcome.ok, outcome.delay_seconds, outcome.traceback) == (False, seconds, None)
+
+
+@pytest.mark.parametrize("seconds", [-1, 30 * 24 * 3600 + 1, float("inf"), float("nan")])
+def test_a_delay_out_of_range_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="delay_seconds"):
+        Later(seconds)
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "retryable"),
     [
@@ -208,10 +221,10 @@ async def test_a_returned_error_is_one(
         {"status": "ok", "task_output": {"a": float("nan")}},
     ],
 )
-async def test_an_answer_that_is_none_is_final(answer: Any, tmp_path: Path) -> None:
+async def test_an_answer_that_is_none_costs_an_attempt(answer: Any, tmp_path: Path) -> None:
     outcome = await run(Module(answer), tmp_path)
 
-    assert (outcome.ok, outcome.retryable) == (False, False)
+    assert (outcome.ok, outcome.retryable) == (False, True)
     assert outcome.error is not None and "module" in outcome.error
 
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any, Union
 
@@ -13,6 +14,7 @@ import pytest
 
 from cl_ml_tools import FileStorage
 from cl_ml_tools.testing import ScratchStorage
+from cl_ml_tools.workspace import check_relative_path
 from cl_server_shared import FileStorageService
 
 Storage = Union[FileStorageService, ScratchStorage]
@@ -148,10 +150,14 @@ async def test_a_taken_name_is_never_overwritten(storage: Storage, base: Path) -
     assert [(folder / name).read_text() for name in names] == list("0123456")
 
 
-async def test_the_longest_name_can_be_taken_twice(storage: Storage) -> None:
-    for _ in range(2):
-        saved = await storage.save_input_file("j", "x" * 236 + ".jpg", Whole(b"x"))
-        assert Path(saved["path"]).is_file()
+@pytest.mark.parametrize("name", ["x" * 236 + ".jpg", "ü" * 118 + ".jpg", "x" * 240])
+async def test_the_longest_name_can_be_taken_again(storage: Storage, name: str) -> None:
+    saved = [(await storage.save_input_file("j", name, Whole(b"x")))["filename"] for _ in range(12)]
+
+    assert saved[0] == name and len(set(saved)) == 12
+    for number, taken in enumerate(saved[1:], start=2):
+        assert taken.startswith(name[:100]) and taken.endswith(f" ({number}){Path(name).suffix}")
+        assert check_relative_path(taken).as_posix() == taken  # what we save, we accept
 
 
 async def test_uploads_at_once_under_one_name_are_all_kept(base: Path) -> None:
@@ -196,13 +202,34 @@ async def test_an_unsafe_name_is_refused_before_anything_is_touched(
     assert not base.exists()
 
 
-async def test_the_message_names_the_field(base: Path) -> None:
-    storage = FileStorageService(base)
-
+async def test_the_message_names_the_field(storage: Storage) -> None:
     with pytest.raises(ValueError, match=r"^job_id: "):
         storage.get_job_path("../a")
     with pytest.raises(ValueError, match=r"^filename: "):
         await storage.save_input_file("j", "../a", Whole(b"x"))
+    with pytest.raises(ValueError, match=r"^relative_path: "):
+        storage.get_absolute_path("../a")
+
+
+@pytest.mark.parametrize("value", [None, 5, b"a.jpg", Path("a.jpg")], ids=repr)
+async def test_what_is_no_text_is_named(storage: Storage, base: Path, value: Any) -> None:
+    said = re.escape(f"{value!r} is not text")
+    for act in (
+        storage.create_job_directory,
+        storage.get_job_path,
+        storage.get_input_path,
+        storage.get_output_path,
+        storage.cleanup_job,
+    ):
+        with pytest.raises(ValueError, match=f"^job_id: {said}"):
+            act(value)
+    with pytest.raises(ValueError, match=f"^job_id: {said}"):
+        await storage.save_input_file(value, "a.jpg", Whole(b"x"))
+    with pytest.raises(ValueError, match=f"^filename: {said}"):
+        await storage.save_input_file("j", value, Whole(b"x"))
+    with pytest.raises(ValueError, match=f"^relative_path: {said}"):
+        storage.get_absolute_path(value)
+    assert not base.exists()
 
 
 @pytest.mark.parametrize("job_id", ["a/b", "a\\b", "a/"])
@@ -212,13 +239,14 @@ def test_a_job_id_is_one_name(storage: Storage, job_id: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["jobs", "jobs/j", "jobs/j/input", "jobs/j/input/sub"])
-async def test_a_link_that_points_out_is_refused(base: Path, tmp_path: Path, where: str) -> None:
+async def test_a_link_that_points_out_is_refused(
+    storage: Storage, base: Path, tmp_path: Path, where: str
+) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     link = base / where
     link.parent.mkdir(parents=True)
     link.symlink_to(outside)
-    storage = FileStorageService(base)
 
     with pytest.raises(ValueError, match="outside"):
         await storage.save_input_file("j", "sub/a.jpg", Whole(b"x"))
@@ -230,8 +258,7 @@ async def test_a_link_that_points_out_is_refused(base: Path, tmp_path: Path, whe
     assert list(outside.iterdir()) == []
 
 
-async def test_a_file_where_a_folder_must_be_is_said(base: Path) -> None:
-    storage = FileStorageService(base)
+async def test_a_file_where_a_folder_must_be_is_said(storage: Storage, base: Path) -> None:
     await storage.save_input_file("j", "a", Whole(b"x"))
 
     with pytest.raises(ValueError, match="filename"):
@@ -294,6 +321,24 @@ async def test_cleaning_up_removes_the_workspace_alone(storage: Storage, base: P
     assert storage.cleanup_job("j3") is False
 
     assert [path.name for path in (base / "jobs").iterdir()] == ["j2"]
+
+
+def test_a_file_with_the_name_of_a_workspace_is_cleaned_up(storage: Storage, base: Path) -> None:
+    (base / "jobs").mkdir(parents=True)
+    (base / "jobs" / "j").write_text("x")
+
+    assert storage.cleanup_job("j") is True
+
+    assert everything_below(base / "jobs") == []
+    assert storage.cleanup_job("j") is False
+
+
+def test_a_link_to_itself_is_refused(storage: Storage, base: Path) -> None:
+    base.mkdir(parents=True, exist_ok=True)
+    (base / "loop").symlink_to("loop")
+
+    with pytest.raises(ValueError, match="loop/x"):
+        storage.get_absolute_path("loop/x")
 
 
 def test_cleaning_up_follows_no_link(storage: Storage, base: Path, tmp_path: Path) -> None:

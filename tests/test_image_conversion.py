@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 from cl_ml_tools.errors import FinalError, InvalidParams
 from cl_ml_tools.registry import load_task, validate_params
 from cl_ml_tools.tasks.image_conversion import ImageConversion
+from cl_ml_tools.tasks.image_resize import ImageResize
 
 PHOTOS = {
     path.name: path for path in (Path(__file__).parent.parent / "examples" / "photos").iterdir()
@@ -150,7 +151,9 @@ async def test_big_endian_sixteen_bits_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["F", "I"])
 async def test_more_than_sixteen_bits_are_refused(mode: str, tmp_path: Path) -> None:
     Image.new(mode, (4, 4), 70_000).save(tmp_path / "a.tiff")
-    with pytest.raises(FinalError, match=r"a\.tiff .* more than 16 bits"):
+    with pytest.raises(
+        FinalError, match=r"a\.tiff is of a kind .* samples of 32 bits; .* up to 16 bits"
+    ):
         await convert(tmp_path / "a.tiff", tmp_path, "jpg")
 
 
@@ -273,6 +276,74 @@ async def test_an_animation_stays_one(format_name: str, tmp_path: Path) -> None:
                 assert image.info["duration"] == 50
 
 
+async def test_what_is_around_opaque_rectangles_stays_transparent_in_a_webp(
+    tmp_path: Path,
+) -> None:
+    frames = [Image.new("RGBA", (60, 40), (0, 0, 0, 0)) for _ in range(2)]
+    frames[0].paste("red", (10, 10, 40, 30))
+    frames[1].paste("blue", (10, 10, 40, 30))
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], duration=70)
+    await convert(tmp_path / "a.png", tmp_path, "webp")
+    with Image.open(tmp_path / "output" / "converted_a.webp") as image:
+        for index in range(2):
+            image.seek(index)
+            frame = image.convert("RGBA")
+            assert [frame.getpixel(at)[3] for at in ((2, 2), (25, 20), (50, 35))] == [0, 255, 0]
+
+
+async def test_an_opaque_animation_is_not_called_transparent(tmp_path: Path) -> None:
+    save_slides(tmp_path / "a.png", [100, 100], "red", "blue")
+    image = await convert(tmp_path / "a.png", tmp_path, "webp")
+    assert (image.n_frames, image.mode) == (2, "RGB")
+
+
+def save_slides(path: Path, durations_ms: list[int], *colours: str, loop: int = 0) -> None:
+    slides = [Image.new("RGB", (20, 20), colour) for colour in colours]
+    slides[0].save(path, save_all=True, append_images=slides[1:], duration=durations_ms, loop=loop)
+
+
+def times_of(image: Image.Image) -> list[int]:
+    times = []
+    for index in range(image.n_frames):
+        image.seek(index)
+        image.load()
+        times.append(image.info["duration"])
+    return times
+
+
+async def test_a_frame_that_is_shown_too_long_for_a_gif_is_shown_as_long_as_can_be(
+    tmp_path: Path,
+) -> None:
+    save_slides(tmp_path / "a.webp", [1_000_000, 200], "red", "blue")
+    await convert(tmp_path / "a.webp", tmp_path, "gif")
+    with Image.open(tmp_path / "output" / "converted_a.gif") as image:
+        assert times_of(image) == [655_350, 200]
+
+
+async def test_equal_slides_that_become_one_are_shown_as_long_as_can_be(tmp_path: Path) -> None:
+    colours = ("red", "red", "red", "blue", "red")
+    save_slides(tmp_path / "a.webp", [400_000] * 5, *colours)
+    await convert(tmp_path / "a.webp", tmp_path, "gif")
+    with Image.open(tmp_path / "output" / "converted_a.gif") as image:
+        assert times_of(image) == [655_350, 400_000, 400_000]
+
+
+@pytest.mark.parametrize("format_name", ["gif", "webp"])
+async def test_more_repeats_than_can_be_stored_are_as_many_as_can_be(
+    format_name: str, tmp_path: Path
+) -> None:
+    save_slides(tmp_path / "a.png", [100, 100], "red", "blue", loop=100_000)
+    image = await convert(tmp_path / "a.png", tmp_path, format_name)
+    assert image.info["loop"] == 65_535
+
+
+async def test_a_png_is_repeated_as_often_as_a_png_was(tmp_path: Path) -> None:
+    save_slides(tmp_path / "a.png", [100, 100], "red", "blue", loop=100_000)
+    params = {"input_paths": [str(tmp_path / "a.png")], "output_paths": [str(tmp_path / "b.png")]}
+    await ImageResize().process("a-job", "image_resize", {**params, "width": 9, "height": 9})
+    assert opened(tmp_path / "b.png").info["loop"] == 100_000
+
+
 @pytest.mark.parametrize("format_name", ["png", "jpg", "bmp", "tiff"])
 async def test_other_formats_take_an_animations_first_frame(
     format_name: str, tmp_path: Path
@@ -310,6 +381,55 @@ async def test_a_damaged_picture_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(FinalError, match=r"a\.webp is damaged or cut off"):
         await convert(tmp_path / "a.webp", tmp_path, "png")
     assert list((tmp_path / "output").iterdir()) == []
+
+
+def tiff_of(bits: int, sample_format: int, samples: int = 1) -> bytes:
+    """A TIFF of 4 x 4 pixels, all zero."""
+    pixels = b"\0" * (4 * 4 * samples * bits // 8)
+    tags = [
+        (256, 3, 1, 4),  # width
+        (257, 3, 1, 4),  # height
+        (258, 3, 1, bits),
+        (259, 3, 1, 1),  # not compressed
+        (262, 3, 1, 1 if samples == 1 else 2),  # grey or RGB
+        (273, 4, 1, 8),  # where the pixels are
+        (277, 3, 1, samples),
+        (278, 3, 1, 4),  # rows in this strip
+        (279, 4, 1, len(pixels)),
+        (339, 3, 1, sample_format),
+    ]
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    start = b"II*\0" + struct.pack("<I", 8 + len(pixels))
+    return start + pixels + struct.pack("<H", len(tags)) + directory + b"\0" * 4
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample_format", "samples", "said"),
+    [
+        (32, 3, 1, "float samples of 32 bits"),
+        (64, 3, 1, "float samples of 64 bits"),
+        (16, 3, 1, "float samples of 16 bits"),
+        (32, 3, 3, "float samples of 32 bits"),
+        (64, 6, 1, "complex samples of 64 bits"),
+        (32, 1, 3, "samples of 32 bits"),
+    ],
+)
+async def test_a_tiff_of_measurements_is_not_supported_and_not_called_damaged(
+    tmp_path: Path, bits: int, sample_format: int, samples: int, said: str
+) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff_of(bits, sample_format, samples))
+    with pytest.raises(FinalError) as raised:
+        await convert(tmp_path / "a.tif", tmp_path, "png")
+    assert str(raised.value) == (
+        f"a.tif is of a kind that is not supported: it is a TIFF with {said}; "
+        "supported are whole numbers of up to 16 bits"
+    )
+
+
+async def test_a_tiff_without_a_directory_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff_of(32, 3)[:40])
+    with pytest.raises(FinalError, match=r"a\.tif is damaged or cut off"):
+        await convert(tmp_path / "a.tif", tmp_path, "png")
 
 
 async def test_an_older_result_is_replaced_as_a_whole(tmp_path: Path) -> None:

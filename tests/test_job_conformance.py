@@ -13,7 +13,7 @@ from cl_ml_tools import Job, JobRepository
 from cl_ml_tools.errors import ClaimLost, DuplicateJob, IllegalTransition
 from cl_ml_tools.jobs import STATUSES, TERMINAL_STATUSES, TRANSITIONS
 from cl_ml_tools.protocols import Claim, ClaimedJob, WorkQueue
-from job_backends import LEASE_SECONDS, Backend
+from job_backends import LEASE_SECONDS, Backend, complete, give_back
 
 ENDS = sorted(TERMINAL_STATUSES)
 
@@ -89,6 +89,19 @@ def test_an_unknown_job_is_none_and_false(backend: Backend) -> None:
     assert repository.delete_job("nobody") is False
 
 
+@pytest.mark.parametrize("nothing", ["a\0b", "\ud800", 5, None, b"j", ["j"]])
+def test_what_no_database_can_hold_is_not_there(backend: Backend, nothing: Any) -> None:
+    repository = backend.make()
+    backend.add(repository, job_id="j")
+
+    assert repository.get_job(nothing) is None
+    assert repository.update_job(nothing, progress=3) is False
+    assert repository.update_job(nothing, status="processing") is False
+    assert repository.delete_job(nothing) is False
+    assert repository.fetch_next_job([nothing]) is None
+    assert repository.fetch_next_jobs([nothing, "t"], 1)[0].job.job_id == "j"
+
+
 def test_changing_what_was_returned_changes_nothing(backend: Backend) -> None:
     repository = backend.make()
     job_id = backend.add(repository, params={"list": [1]})
@@ -142,6 +155,8 @@ def test_the_id_of_an_ended_job_stays_taken(backend: Backend, status: str) -> No
         ({"timeout_seconds": 0}, "timeout_seconds"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds"),
         ({"timeout_seconds": float("inf")}, "timeout_seconds"),
+        ({"timeout_seconds": "1"}, "timeout_seconds '1'"),
+        ({"timeout_seconds": True}, "timeout_seconds True"),
         ({"idempotency_key": ""}, "idempotency_key"),
         ({"idempotency_key": "k" * 256}, "idempotency_key"),
         ({"created_by": "a\0b"}, "created_by"),
@@ -170,6 +185,18 @@ def test_a_value_out_of_range_is_named_and_nothing_is_written(
 def test_only_a_queued_job_can_be_added(backend: Backend) -> None:
     with pytest.raises(ValueError, match="status"):
         backend.make().add_job(Job(job_id="j", task_type="t", status="processing"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("progress", 5), ("error_message", "x"), ("task_output", {})]
+)
+def test_a_job_that_is_added_has_no_outcome_yet(backend: Backend, name: str, value: Any) -> None:
+    repository = backend.make()
+
+    with pytest.raises(ValueError, match=name):
+        repository.add_job(Job(job_id="j", task_type="t", **{name: value}))
+
+    assert repository.get_job("j") is None
 
 
 def test_an_idempotency_key_makes_the_second_request_the_first_job(backend: Backend) -> None:
@@ -401,6 +428,49 @@ def test_queued_gives_the_job_back_in_its_place_at_no_cost(backend: Backend) -> 
     assert drain(repository) == [first, second]
 
 
+def test_a_give_back_of_a_job_for_later_waits_for_its_time(backend: Backend) -> None:
+    repository = backend.make()
+    job_id = backend.add(repository, available_at=backend.clock.ms + 60_000)
+    repository.update_job(job_id, status="processing")
+    backend.clock.advance(10)
+
+    repository.update_job(job_id, status="queued")
+
+    assert repository.fetch_next_job(["t"]) is None
+    backend.clock.advance(49.9)
+    assert repository.fetch_next_job(["t"]) is None
+    backend.clock.advance(0.1)
+    assert drain(repository) == [job_id]
+
+
+def test_a_give_back_of_a_re_run_that_was_claimed_too_soon_waits_as_before(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+    repository = backend.make()
+    job_id = backend.add(repository)
+    repository.fail_job(take(repository).claim, "no")
+    repository.update_job(job_id, status="processing")
+
+    repository.update_job(job_id, status="queued")
+
+    assert repository.fetch_next_job(["t"]) is None
+    backend.clock.advance(1.9)
+    assert repository.fetch_next_job(["t"]) is None
+    backend.clock.advance(0.1)
+    assert drain(repository) == [job_id]
+
+
+def test_a_message_that_comes_with_success_is_kept(backend: Backend) -> None:
+    repository = backend.make()
+    job_id = bring_to(backend, repository, "processing")
+    repository.update_job(job_id, error_message="before")
+
+    repository.update_job(job_id, status="completed", error_message="a warning")
+
+    assert repository.get_job(job_id).error_message == "a warning"
+
+
 def test_completed_is_all_of_it(backend: Backend) -> None:
     repository = backend.make()
     job_id = bring_to(backend, repository, "processing")
@@ -494,13 +564,31 @@ def test_progress_is_told_where_it_changes(backend: Backend) -> None:
     assert {(one["event_id"], one["status"]) for one in events} == {(None, "processing")}
 
 
-@pytest.mark.parametrize("status", ["queued", "completed"])
+@pytest.mark.parametrize("status", ["queued", "processing"])
 def test_a_progress_event_says_the_status_that_the_job_has(backend: Backend, status: str) -> None:
     repository = backend.make()
     job_id = bring_to(backend, repository, status)
     repository.update_job(job_id, progress=20)
 
     assert {one["status"] for one in backend.events_of(job_id)[-1:]} == {status}
+
+
+@pytest.mark.parametrize("status", ENDS)
+def test_the_progress_of_an_ended_job_stays(backend: Backend, status: str) -> None:
+    repository = backend.make()
+    job_id = bring_to(backend, repository, status)
+    before, told = repository.get_job(job_id), backend.told(job_id)
+    assert before is not None
+
+    with pytest.raises(ValueError, match=f"ended, {status}, its progress stays at"):
+        repository.update_job(job_id, progress=55, task_output={"x": 1}, error_message="late")
+    assert (repository.get_job(job_id), backend.told(job_id)) == (before, told)
+
+    assert repository.update_job(job_id, progress=before.progress, task_output={"x": 1})
+    after = repository.get_job(job_id)
+    assert after is not None
+    assert (after.progress, after.task_output) == (before.progress, {"x": 1})
+    assert backend.told(job_id) == told
 
 
 @pytest.mark.parametrize("field", ["priority", "params", "retry_count", "job_id_", "Status"])
@@ -520,6 +608,8 @@ def test_an_unknown_field_is_a_type_error_and_nothing_is_written(
     [
         {"status": "done"},
         {"status": "QUEUED"},
+        {"status": None},
+        {"progress": None},
         {"progress": 101},
         {"progress": -1},
         {"progress": 1.5},
@@ -611,7 +701,7 @@ def test_threads_share_one_object(backend: Backend) -> None:
                     return
                 for one in claimed:
                     repository.report_progress(one.claim, 50)
-                    repository.complete_job(one.claim, {"by": number})
+                    complete(repository, one.claim, {"by": number})
                     done.append(one.job.job_id)
         except Exception as error:
             errors.append(error)
@@ -632,10 +722,12 @@ def forged(claim: Claim, **changes: int) -> Claim:
 
 WRITES: dict[str, Callable[[Any, Claim], object]] = {
     "report_progress": lambda repository, claim: repository.report_progress(claim, 50),
-    "complete_job": lambda repository, claim: repository.complete_job(claim, {"a": 1}),
+    "complete_job": lambda repository, claim: complete(repository, claim, {"a": 1}),
     "fail_job": lambda repository, claim: repository.fail_job(claim, "no"),
     "fail_job finally": lambda repository, claim: repository.fail_job(claim, "", retryable=False),
-    "give_back_job": lambda repository, claim: repository.give_back_job(claim),
+    "give_back_job": lambda repository, claim: give_back(repository, claim),
+    "postpone_job": lambda repository, claim: repository.postpone_job(claim, 5),
+    "end_cancelled_job": lambda repository, claim: repository.end_cancelled_job(claim),
 }
 
 
@@ -670,11 +762,11 @@ def test_an_old_claim_writes_nothing(backend: Backend, write: str, end: str) -> 
     job_id = backend.add(repository)
     claim = take(repository).claim
     if end == "completed":
-        repository.complete_job(claim, None)
+        complete(repository, claim, None)
     elif end == "deleted":
         repository.delete_job(job_id)
     else:
-        repository.give_back_job(claim)
+        give_back(repository, claim)
         if end == "claimed again":
             take(repository)
     before, told = repository.get_job(job_id), backend.told(job_id)
@@ -688,7 +780,7 @@ def test_a_claim_ends_with_success(backend: Backend) -> None:
     repository = backend.make()
     job_id = backend.add(repository)
 
-    repository.complete_job(take(repository).claim, {"width": 3})
+    complete(repository, take(repository).claim, {"width": 3})
 
     job = repository.get_job(job_id)
     assert job is not None
@@ -699,7 +791,7 @@ def test_a_success_needs_no_output(backend: Backend) -> None:
     repository = backend.make()
     job_id = backend.add(repository)
 
-    repository.complete_job(take(repository).claim, None)
+    complete(repository, take(repository).claim, None)
 
     assert status_of(repository, job_id) == "completed"
 
@@ -713,9 +805,9 @@ def test_an_output_that_is_not_json_is_refused_and_the_job_goes_on(
     claim = take(repository).claim
 
     with pytest.raises(ValueError, match="task_output"):
-        repository.complete_job(claim, output)
+        complete(repository, claim, output)
     assert status_of(repository, job_id) == "processing"
-    repository.complete_job(claim, {})
+    complete(repository, claim, {})
 
 
 @pytest.mark.parametrize("progress", [101, -1, 1.5, True])
@@ -730,13 +822,14 @@ def test_progress_out_of_range_is_refused(backend: Backend, progress: Any) -> No
 
 @pytest.mark.parametrize("status", ["completed", "error", "cancelled", "queued", None])
 def test_what_another_live_claim_holds_is_not_touched(backend: Backend, status: Any) -> None:
+    fields = {} if status is None else {"status": status}
     holder, other = backend.make(), backend.make()
     job_id = backend.add(holder)
     take(holder)
     before = holder.get_job(job_id)
 
     with pytest.raises(ClaimLost):
-        other.update_job(job_id, status=status, progress=99, error_message="mine")
+        other.update_job(job_id, **fields, progress=99, error_message="mine")
 
     assert holder.get_job(job_id) == before
 
@@ -758,7 +851,7 @@ def test_deleting_takes_the_job_away_from_its_holder(backend: Backend) -> None:
 
     assert holder.get_job(job_id) is None
     with pytest.raises(ClaimLost):
-        holder.complete_job(claim, None)
+        complete(holder, claim, None)
     assert holder.update_job(job_id, status="completed") is False
     assert backend.add(holder, job_id=job_id) == job_id
 
@@ -851,7 +944,7 @@ def test_a_re_run_keeps_the_error_until_it_succeeds(backend: Backend) -> None:
 
     claimed = take(repository)
     assert (claimed.job.error_message, claimed.job.progress) == ("the first try", 0)
-    repository.complete_job(claimed.claim, {})
+    complete(repository, claimed.claim, {})
 
     job = repository.get_job(job_id)
     assert job is not None and job.error_message is None
@@ -864,7 +957,7 @@ def test_a_give_back_costs_nothing(backend: Backend) -> None:
         claimed = take(repository)
         assert claimed.attempt == 1
         repository.report_progress(claimed.claim, 90)
-        repository.give_back_job(claimed.claim)
+        give_back(repository, claimed.claim)
         job = repository.get_job(job_id)
         assert job is not None and (job.status, job.progress) == ("queued", 0)
 
@@ -885,8 +978,8 @@ def test_an_instance_that_is_released_gives_all_back(backend: Backend) -> None:
     assert drain(other) == added
     for claim in claims:
         with pytest.raises(ClaimLost):
-            worker.complete_job(claim, None)
-    assert worker.renew_lease() is False
+            complete(worker, claim, None)
+    assert worker.renew_lease() is None
     worker.release_instance()  # twice is once
 
 
@@ -894,7 +987,7 @@ def test_two_instances_with_one_label_are_two(backend: Backend) -> None:
     first, second = backend.make(), backend.make()
 
     assert first.register_instance("same", {}, 1) != second.register_instance("same", {}, 1)
-    assert first.renew_lease() and second.renew_lease()
+    assert first.renew_lease() == [] and second.renew_lease() == []
 
 
 def test_a_lease_that_is_renewed_keeps_its_claims(backend: Backend) -> None:
@@ -905,10 +998,10 @@ def test_a_lease_that_is_renewed_keeps_its_claims(backend: Backend) -> None:
 
     for _ in range(10):
         backend.clock.advance(LEASE_SECONDS / 3)
-        assert worker.renew_lease(running=1)
+        assert worker.renew_lease(running=1) is not None
         assert other.rescue_expired_jobs() == 0
 
-    worker.complete_job(claim, None)
+    complete(worker, claim, None)
 
 
 def test_a_silent_worker_loses_its_jobs(backend: Backend) -> None:
@@ -932,10 +1025,10 @@ def test_a_silent_worker_loses_its_jobs(backend: Backend) -> None:
     assert (status_of(other, retried), status_of(other, failed)) == ("queued", "error")
     assert backend.told(retried)[-1] == "retrying"
     assert backend.told(failed)[-1] == "failed"
-    assert worker.renew_lease() is False
+    assert worker.renew_lease() is None
     for claim in claims:
         with pytest.raises(ClaimLost):
-            worker.complete_job(claim, {"late": True})
+            complete(worker, claim, {"late": True})
     backend.clock.advance(2)
     assert take(other).attempt == 2
 
@@ -953,7 +1046,7 @@ def test_an_object_whose_claim_was_taken_away_is_told_so_each_time(backend: Back
     for _ in range(2):
         with pytest.raises(ClaimLost):
             plain.update_job(job_id, status="completed")
-    assert plain.renew_lease() is False
+    assert plain.renew_lease() is None
     with pytest.raises(ClaimLost):
         plain.update_job(job_id, status="completed")
     assert other.get_job(job_id) == before
@@ -987,7 +1080,7 @@ def test_events_have_the_fields_of_the_contract(backend: Backend) -> None:
     job_id = backend.add(repository)
     claim = take(repository).claim
     repository.report_progress(claim, 50)
-    repository.complete_job(claim, {"width": 3})
+    complete(repository, claim, {"width": 3})
 
     events = backend.events_of(job_id)
     common = {"job_id": job_id, "task_type": "t", "attempt": 1, "timestamp": backend.clock.ms}
@@ -1035,7 +1128,7 @@ def test_event_ids_grow_over_the_whole_life_of_a_job(backend: Backend) -> None:
     repository = backend.make()
     job_id = backend.add(repository)
     for _ in range(3):
-        repository.give_back_job(take(repository).claim)
+        give_back(repository, take(repository).claim)
         repository.fail_job(take(repository).claim, "again")
         backend.clock.advance(300)
     repository.update_job(job_id, status="cancelled")
@@ -1055,6 +1148,6 @@ def test_a_broadcaster_that_raises_fails_no_job(backend: Backend) -> None:
     job_id = backend.add(repository)
     claim = take(repository).claim
     repository.report_progress(claim, 10)
-    repository.complete_job(claim, {})
+    complete(repository, claim, {})
 
     assert status_of(repository, job_id) == "completed"

@@ -11,7 +11,7 @@ from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.leases import LeaseWatch
 from cl_server_shared.models import WorkerInstance
 from cl_server_shared.sql.leases import Lease
-from job_backends import LEASE_SECONDS, Backend, engine_for
+from job_backends import LEASE_SECONDS, Backend, complete, engine_for
 
 RENEWAL = LEASE_SECONDS / 3
 
@@ -66,10 +66,10 @@ def test_a_sleeping_laptop_loses_no_job(shared_sql: Backend, step_seconds: int) 
 
     shared_sql.clock.ms += step_seconds * 1000  # the wall's clock alone: both slept
     assert rescuer.rescue_expired_jobs() == 0
-    assert worker.renew_lease()
+    assert worker.renew_lease() is not None
     shared_sql.clock.advance(RENEWAL)
     assert rescuer.rescue_expired_jobs() == 0
-    worker.complete_job(claimed[0].claim, {})
+    complete(worker, claimed[0].claim, {})
 
 
 def test_a_rescued_instance_is_forgotten_and_may_come_back(shared_sql: Backend) -> None:
@@ -82,7 +82,7 @@ def test_a_rescued_instance_is_forgotten_and_may_come_back(shared_sql: Backend) 
         shared_sql.clock.advance(LEASE_SECONDS)
     rescuer.rescue_expired_jobs()
 
-    assert worker.renew_lease() is False
+    assert worker.renew_lease() is None
     with Session(shared_sql.engine) as session:
         assert session.get(WorkerInstance, first) is None
     assert worker.register_instance("w", {}, 1) != first
@@ -122,7 +122,7 @@ def test_the_row_says_what_the_worker_is(shared_sql: Backend) -> None:
     worker = shared_sql.make()
     instance_id = worker.register_instance("kitchen", {"t": {"type": "object"}}, 4)
     shared_sql.clock.advance(5)
-    assert worker.renew_lease(running=3)
+    assert worker.renew_lease(running=3) is not None
 
     with Session(shared_sql.engine) as session:
         row = session.scalars(select(WorkerInstance)).one()
@@ -166,4 +166,4 @@ def test_in_memory_a_lease_does_not_end(sql: Backend) -> None:
         sql.clock.advance(30 * 86400)
         assert rescuer.rescue_expired_jobs() == 0
 
-    worker.complete_job(claimed[0].claim, {})
+    complete(worker, claimed[0].claim, {})

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from broker_process import BrokerProcess, free_port, point_to
 from cl_ml_tools import Job, MQTTBroadcaster
-from cl_ml_tools.broadcast import mqtt
 from cl_ml_tools.testing import RecordingBroadcaster
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.models import Base, JobEvent
-from job_backends import Backend, engine_for, wait_until
+from event_listener import EventListener
+from job_backends import Backend, complete, engine_for, wait_until
 
 
 def unmarked(engine: Engine) -> int:
@@ -32,27 +33,10 @@ def run_one(repository: SQLAlchemyJobRepository, job_id: str) -> None:
     repository.add_job(Job(job_id=job_id, task_type="t"))
     claimed = repository.fetch_next_jobs(["t"], 1)
     repository.report_progress(claimed[0].claim, 50)
-    repository.complete_job(claimed[0].claim, {})
+    complete(repository, claimed[0].claim, {})
 
 
 KINDS = ["queued", "started", "progress", "completed"]
-
-
-class Listener:
-    """Another client, which keeps what it hears."""
-
-    def __init__(self, broker: BrokerProcess) -> None:
-        self.events: list[dict[str, object]] = []
-        self.client = MQTTBroadcaster(broker.host, broker.port)
-        self.client.subscribe(os.environ["MQTT_TOPIC"], self._hear)
-        assert self.client.wait_connected(20)
-        assert self.client.publish_tracked("sync", "").result(20)
-
-    def _hear(self, _topic: str, payload: str) -> None:
-        self.events.append(json.loads(payload))
-
-    def of(self, job_id: str) -> list[object]:
-        return [event["event_type"] for event in self.events if event["job_id"] == job_id]
 
 
 @pytest.fixture
@@ -74,11 +58,13 @@ def repository(engine: Engine) -> Iterator[SQLAlchemyJobRepository]:
 def test_without_a_broker_rows_are_born_marked(
     repository: SQLAlchemyJobRepository, engine: Engine
 ) -> None:
+    before = threading.enumerate()  # an earlier test's may be among them
     run_one(repository, "j")
 
     assert unmarked(engine) == 0
     assert repository.flush_events(0) is True
-    assert not [thread for thread in threading.enumerate() if thread.name == "cl-outbox"]
+    started = set(threading.enumerate()).difference(before)
+    assert not [thread for thread in started if thread.name == "cl-outbox"]
 
 
 def test_what_was_handed_over_is_marked(sql: Backend) -> None:
@@ -120,7 +106,7 @@ def test_what_was_not_taken_stays_unmarked(
 def test_the_broker_gets_all_and_the_rows_are_marked(
     repository: SQLAlchemyJobRepository, engine: Engine, mqtt_environment: BrokerProcess
 ) -> None:
-    listener = Listener(mqtt_environment)
+    listener = EventListener(mqtt_environment, with_progress=True)
     run_one(repository, "a")
     run_one(repository, "b")
 
@@ -136,13 +122,27 @@ def test_the_broker_gets_all_and_the_rows_are_marked(
     listener.client.disconnect()
 
 
+def test_text_that_is_not_unicode_reaches_the_broker_all_the_same(
+    repository: SQLAlchemyJobRepository, engine: Engine, mqtt_environment: BrokerProcess
+) -> None:
+    listener = EventListener(mqtt_environment, with_progress=True)
+    repository.add_job(Job(job_id="j", task_type="t"))
+
+    repository.update_job("j", status="completed", task_output={"file\ud800": "a\udcff.jpg"})
+
+    assert repository.flush_events(20) is True
+    wait_until(lambda: len(listener.events) >= 2, "the events arrive")
+    assert listener.events[-1]["task_output"] == {"file?": "a?.jpg"}
+    assert unmarked(engine) == 0
+    listener.client.disconnect()
+
+
 def test_a_broker_that_is_down_slows_nothing_and_gets_what_waited(
     repository: SQLAlchemyJobRepository,
     engine: Engine,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mqtt, "MAX_RECONNECT_SECONDS", 1)
     broker = BrokerProcess(tmp_path, free_port())
     point_to(broker, monkeypatch, topic=f"test/{tmp_path.name}")
     try:
@@ -154,7 +154,8 @@ def test_a_broker_that_is_down_slows_nothing_and_gets_what_waited(
         assert unmarked(engine) == 90
 
         broker.start()
-        listener = Listener(broker)  # before the repository's own client is back, or just after
+        # Before the repository's own client is back, or just after.
+        listener = EventListener(broker, with_progress=True)
         assert repository.flush_events(30) is True
         assert unmarked(engine) == 0
 
@@ -175,49 +176,49 @@ def test_a_broker_that_is_down_slows_nothing_and_gets_what_waited(
         broker.stop()
 
 
-def test_what_waited_goes_out_in_order(
-    repository: SQLAlchemyJobRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_waited_goes_out_in_order_and_progress_does_not_wait(
+    repository: SQLAlchemyJobRepository,
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The connection is lost between the look and the sending: nothing is dropped."""
-
-    class Flaky(MQTTBroadcaster):
-        """Refuses each second message, as one whose connection is just lost."""
-
-        def __init__(self) -> None:
-            super().__init__("127.0.0.1", free_port())
-            self.taken: list[int] = []
-            self.tries = 0
-            self.up = True
-
-        @property
-        def connected(self) -> bool:
-            return self.up
-
-        def connect(self) -> None:
-            self.up = True
-
-        def publish_event(self, topic: str, payload: str, qos: int = 1) -> bool:
-            return True
-
-        def publish_tracked(self, topic: str, payload: str, qos: int = 1):  # type: ignore[no-untyped-def]
-            from concurrent.futures import Future
-
-            future: Future[bool] = Future()
-            self.tries += 1
-            self.up = self.tries % 2 == 0
-            if self.up:
-                self.taken.append(json.loads(payload)["event_id"])
-            future.set_result(self.up)
-            return future
-
-    flaky = Flaky()
-    repository.broadcaster = flaky
+    broker = BrokerProcess(tmp_path, free_port())
+    point_to(broker, monkeypatch, topic=f"test/{tmp_path.name}")
+    heard: list[dict[str, object]] = []
+    broadcaster = repository.broadcaster
+    assert isinstance(broadcaster, MQTTBroadcaster)
+    # On the connection that publishes: it hears everything.
+    broadcaster.subscribe(
+        os.environ["MQTT_TOPIC"], lambda _, payload: heard.append(json.loads(payload))
+    )
     for number in range(5):
         run_one(repository, str(number))
+    try:
+        broker.start()
+        wait_until(lambda: len(heard) == 15, "all that waited arrives")
+        assert [event["event_id"] for event in heard] == sorted(
+            event["event_id"]  # type: ignore[type-var]
+            for event in heard
+        )
+        wait_until(lambda: unmarked(engine) == 0, "the rows are marked")
+    finally:
+        broker.stop()
 
-    assert repository.flush_events(20) is True
-    assert len(flaky.taken) == 15
-    assert flaky.taken == sorted(set(flaky.taken))
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_child_waits_for_nothing_of_its_parents(
+    repository: SQLAlchemyJobRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROADCAST_TYPE", "mqtt")
+    monkeypatch.setenv("MQTT_PORT", str(free_port()))
+    repository.add_job(Job(job_id="waits", task_type="t"))
+    assert repository.flush_events(0.05) is False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, for the threads
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if repository.flush_events(5) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_many_threads_leave_no_row_unmarked(

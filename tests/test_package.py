@@ -23,6 +23,7 @@ TOOLS = {
     "FinalError",
     "Job",
     "JobRepository",
+    "Later",
     "MQTTBroadcaster",
     "NoOpBroadcaster",
     "get_broadcaster",

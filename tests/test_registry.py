@@ -112,7 +112,15 @@ def test_a_distribution_that_is_shadowed_is_not_a_second_one(install: Install) -
             "",
             "ZeroDivisionError",
         ),
-        (MODULE.format(task_types=[]).replace("process", "other"), "", "abstract"),
+        (MODULE.format(task_types=["t"]).replace("process", "other"), "", "abstract"),
+        (MODULE.format(task_types=["a/b"]), "", "'a/b' has a '/'"),
+        (MODULE.format(task_types=["t", ""]), "", "''"),
+        (MODULE.format(task_types=["t", 5]), "", "5"),
+        (MODULE.format(task_types=["t", None]), "", "None"),
+        (MODULE.format(task_types=["t" * 256]), "", "255"),
+        (MODULE.format(task_types=["a\0b"]), "", "255"),
+        (MODULE.format(task_types="resize"), "", "'resize' is not a list"),
+        (MODULE.format(task_types=[]), "", "[] is not a list"),
     ],
 )
 def test_a_broken_module_is_named_and_the_others_work(
@@ -212,8 +220,37 @@ def test_paths_are_unique_and_as_many_as_there_must_be() -> None:
     BaseJobParams(output_paths=["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("paths", "says"),
+    [
+        (["output/x.jpg", "output/x.jpg/y.jpg"], "'output/x.jpg/y.jpg' lies below 'output/x.jpg'"),
+        (["output/x/y/z", "output\\./x"], r"'output/x/y/z' lies below 'output\\./x'"),
+        (["output/x", "output//x"], "'output/x' and 'output//x' are the same file"),
+    ],
+)
+def test_no_output_is_the_folder_of_another(paths: list[str], says: str) -> None:
+    with pytest.raises(InvalidParams) as raised:
+        validate_params(Module(), "t", {"width": 1, "output_paths": paths})
+
+    (problem,) = raised.value.problems
+    assert problem["loc"] == ["output_paths"]
+    assert says in problem["msg"]
+    beside = ["output/x", "output/x.jpg", "output/xy/z", "output/y/x"]
+    assert BaseJobParams(output_paths=beside).output_paths == beside
+
+
 def test_a_task_without_a_default_writes_no_file() -> None:
     params = BaseJobParams(input_paths=["a"])
 
     assert params.default_output_path("a") is None
     assert with_output_paths(params) == []
+
+
+@pytest.mark.parametrize("width", [True, False])
+def test_a_flag_is_no_number(width: bool) -> None:
+    with pytest.raises(InvalidParams, match="a number is expected, not true or false"):
+        validate_params(
+            load_task("image_resize"),
+            "image_resize",
+            {"width": width, "height": 5, "input_paths": ["input/a.jpg"]},
+        )

@@ -20,11 +20,11 @@ from broker_process import BrokerProcess, free_port
 from cl_ml_tools import Job, MQTTBroadcaster
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
 from cl_server_shared.models import Base
-from job_backends import engine_for, wait_until
+from job_backends import complete, engine_for, wait_until
 
 MODULE = """
-import asyncio, os, pathlib, sys, time
-from cl_ml_tools import ComputeModule, FinalError
+import asyncio, os, pathlib, signal, sys, time
+from cl_ml_tools import ComputeModule, FinalError, Later
 from cl_server_shared import run_compute_job
 
 class Module(ComputeModule):
@@ -36,6 +36,15 @@ class Module(ComputeModule):
         result = {"status": "ok", "task_output": {"job": job_id}}
         here = pathlib.Path(__file__).parent
         seen = lambda name: (here / name).exists()
+
+        def say_running():
+            (here / "said").write_text(str(os.getpid()))
+            (here / "said").replace(here / "running")
+
+        def wait_for(name):
+            while not seen(name):
+                time.sleep(0.01)
+
         scope = {**globals(), **locals()}
         exec(params.get("code", ""), scope)
         return scope["result"]
@@ -67,12 +76,20 @@ class Workplace:
             Job(job_id="j", task_type=task_type, params=params), **options
         )
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: str,
+        stdin: Optional[int] = None,
+        start_new_session: bool = False,
+        **environment: str,
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, str(self.folder / "module.py"), *arguments],
             env={**os.environ, **environment},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=start_new_session,
             text=True,
         )
         self.processes.append(process)
@@ -93,14 +110,32 @@ class Workplace:
         assert job is not None
         return job
 
-    def wait_running(self) -> None:
+    def wait_running(self) -> int:
+        """Return the process id that the module wrote, 0 where it wrote none."""
         wait_until((self.folder / "running").exists, "the module runs")
+        return int((self.folder / "running").read_text() or 0)
 
     def column(self, name: str) -> Any:
         with sqlite3.connect(self.folder / "cl-server" / "media_store.db") as connection:
             value = connection.execute(f"SELECT {name} FROM jobs").fetchone()[0]
         connection.close()
         return value
+
+    def attempt(self) -> dict[str, Any]:
+        """Return what is kept of the first attempt that failed."""
+        with sqlite3.connect(self.folder / "cl-server" / "media_store.db") as connection:
+            connection.row_factory = sqlite3.Row
+            row = dict(connection.execute("SELECT * FROM job_attempts ORDER BY id").fetchone())
+        connection.close()
+        return row
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -146,6 +181,8 @@ def test_a_job_that_completes_is_0_and_silent(place: Workplace) -> None:
         ("sys.exit(3)", "the module ended its process, with 3"),
         ("raise asyncio.CancelledError", "the module cancelled itself"),
         ("progress_callback(101)", "progress 101"),
+        ("result = {'status': 'ok', 'task_output': {'x': object()}}", "JSON"),
+        ("result = 'done'", "'done'"),
     ],
 )
 def test_a_failed_attempt_is_1_and_waits_for_its_re_run(
@@ -168,8 +205,6 @@ def test_a_failed_attempt_is_1_and_waits_for_its_re_run(
     [
         ("raise FinalError('not an image')", "not an image"),
         ("result = {'status': 'error', 'error': 'bad', 'retryable': False}", "bad"),
-        ("result = {'status': 'ok', 'task_output': {'x': object()}}", "JSON"),
-        ("result = 'done'", "'done'"),
     ],
 )
 def test_a_final_failure_ends_the_job(place: Workplace, code: str, said: str) -> None:
@@ -180,6 +215,113 @@ def test_a_final_failure_ends_the_job(place: Workplace, code: str, said: str) ->
     assert (code_, place.job.status) == (1, "error")
     assert said in line and "left" not in line
     assert place.column("completed_at") is not None
+
+
+def test_what_is_said_is_one_line(place: Workplace) -> None:
+    place.add("raise FinalError('line one\\nline two')")
+
+    assert place.run() == (1, ["job j: line one line two"])
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["the job's own", "the setting"])
+def test_a_module_that_hangs_is_ended_at_its_limit(place: Workplace, own: bool) -> None:
+    place.add("wait_for('never')", max_retries=1, timeout_seconds=0.5 if own else None)
+    environment = {} if own else {"WORKER_JOB_TIMEOUT_SECONDS": "0.5"}
+
+    code, (line,) = place.run(**environment)
+
+    assert (code, place.job.status) == (1, "queued")
+    assert "it took longer than the 0.5 seconds that it may take (to be run again: 1 left)" in line
+    attempt = place.attempt()
+    assert (attempt["outcome"], attempt["attempt"]) == ("timeout", 1)
+    assert attempt["started_at"] <= attempt["ended_at"]
+    assert place.run(**environment)[0] == 1
+    assert place.job.status == "error"
+
+
+def test_a_postponed_job_is_1_and_costs_no_attempt(place: Workplace) -> None:
+    place.add(
+        "if not seen('once'): (here / 'once').touch(); progress_callback(50); raise Later(90)"
+    )
+
+    code, (line,) = place.run()
+
+    assert (code, line) == (1, "job j: to be run again in 90 seconds, at no cost")
+    assert (place.job.status, place.job.progress, place.job.error_message) == ("queued", 0, None)
+    assert place.column("retry_count") == 0
+    assert not (place.storage.get_job_path("j") / "attempts" / "1").exists()
+    assert place.run() == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("os._exit(3)", "the module ended its process, with exit code 3"),
+        ("os._exit(0)", "the module ended its process, with exit code 0"),
+        ("raise KeyboardInterrupt", "the module ended with KeyboardInterrupt()"),
+        ("raise GeneratorExit('x')", "the module ended with GeneratorExit('x')"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"),
+        ("import ctypes; ctypes.string_at(0)", "killed by SIGSEGV"),
+        # What the module forked lives on, and holds whatever was open.
+        (
+            "__import__('warnings').simplefilter('ignore'); "
+            "os.fork() or (wait_for('go'), os._exit(0)); os._exit(3)",
+            "with exit code 3",
+        ),
+    ],
+)
+def test_a_crash_costs_one_attempt_and_is_1(place: Workplace, code: str, said: str) -> None:
+    place.add(f"progress_callback(50); {code}", max_retries=1)
+
+    for attempt in (1, 2):
+        process = place.start("--job-id", "j")
+        assert process.wait(60) == 1
+        (place.folder / "go").touch()
+        (line,) = place.end(process)[1]
+        assert said in line and ("1 left" in line) == (attempt == 1)
+        assert said in str(place.job.error_message)
+        assert not (place.storage.get_job_path("j") / "attempts").exists() or not list(
+            (place.storage.get_job_path("j") / "attempts").iterdir()
+        )
+    assert (place.job.status, place.column("retry_count")) == ("error", 1)
+
+
+def test_what_the_module_reads_and_prints_is_the_programs(place: Workplace) -> None:
+    place.add("print('read', sys.stdin.readline().strip()); sys.stdout.write('no end of line')")
+    process = place.start("--job-id", "j", stdin=subprocess.PIPE)
+
+    assert process.communicate("one line\n", timeout=60) == ("read one line\nno end of line", "")
+    assert process.returncode == 0
+
+
+def test_a_module_may_use_the_database_itself(place: Workplace) -> None:
+    place.add(
+        "import sqlite3\n"
+        "c = sqlite3.connect(here / 'cl-server' / 'media_store.db', timeout=30)\n"
+        "c.execute('CREATE TABLE mine (n)')\n"
+        "for n in range(100):\n"
+        "    progress_callback(n)\n"
+        "    with c: c.execute('INSERT INTO mine VALUES (?)', (n,))\n"
+        "c.close()"
+    )
+
+    assert place.run() == (0, [])
+    with sqlite3.connect(place.folder / "cl-server" / "media_store.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM mine").fetchone() == (100,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_the_last_progress_is_written_however_fast_it_came(place: Workplace) -> None:
+    place.add(
+        "for n in range(43): progress_callback(n)\n(here / 'running').touch(); wait_for('go')"
+    )
+    process = place.start("--job-id", "j")
+    place.wait_running()
+
+    wait_until(lambda: place.job.progress == 42, "the last progress is written")
+    (place.folder / "go").touch()
+    assert place.end(process) == (0, [])
 
 
 def test_parameters_are_checked_before_anything_runs(place: Workplace) -> None:
@@ -242,7 +384,7 @@ def test_a_job_that_another_holds_is_left_alone(place: Workplace) -> None:
     code, (line,) = place.run()
 
     assert code == 1 and "another worker" in line
-    place.repository.complete_job(claimed.claim, {})
+    complete(place.repository, claimed.claim, {})
 
 
 def test_an_unknown_job_is_1(place: Workplace) -> None:
@@ -308,6 +450,65 @@ def test_a_signal_gives_the_job_back_at_no_cost(place: Workplace, number: int, s
     assert place.column("retry_count") == 0
     assert not (place.storage.get_job_path("j") / "attempts" / "1").exists()
     assert [one.job.job_id for one in place.repository.fetch_next_jobs(["copy"], 1)] == ["j"]
+
+
+def test_a_signal_after_the_job_was_deleted_gives_nothing_back(place: Workplace) -> None:
+    place.add(WAIT.format(sleep="time.sleep(0.01)"))
+    process = place.start("--job-id", "j")
+    place.wait_running()
+    assert place.repository.delete_job("j") is True
+
+    process.send_signal(signal.SIGTERM)
+
+    code, (line,) = place.end(process)
+    assert code == 1 and "deleted" in line and "given back" not in line
+
+
+@pytest.mark.parametrize("whom", ["the group", "the child"])
+def test_a_signal_to_more_than_the_program_gives_the_job_back(place: Workplace, whom: str) -> None:
+    place.add(
+        "say_running()\ntry:\n    wait_for('go')\nfinally:\n    (here / 'cleaned').touch()",
+        max_retries=0,
+    )
+    process = place.start("--job-id", "j", start_new_session=True)
+    child = place.wait_running()
+
+    if whom == "the group":  # as Ctrl-C and systemd do
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        os.kill(child, signal.SIGTERM)
+
+    code, (line,) = place.end(process)
+    assert code == 1 and "given back" in line
+    assert (place.job.status, place.column("retry_count")) == ("queued", 0)
+    assert (place.folder / "cleaned").exists()
+
+
+def test_a_module_that_does_not_end_is_killed(place: Workplace) -> None:
+    place.add(
+        "say_running()\n"
+        "while True:\n    try:\n        time.sleep(0.01)\n    except BaseException: pass"
+    )
+    process = place.start("--job-id", "j")
+    child = place.wait_running()
+
+    process.terminate()
+
+    code, (line,) = place.end(process)
+    assert code == 1 and "given back" in line
+    assert (place.job.status, place.column("retry_count")) == ("queued", 0)
+    assert not is_running(child)
+
+
+def test_the_module_ends_with_the_program(place: Workplace) -> None:
+    place.add("say_running(); wait_for('go')")
+    process = place.start("--job-id", "j")
+    child = place.wait_running()
+
+    process.kill()
+
+    process.communicate(timeout=60)  # both have let go of the output
+    wait_until(lambda: not is_running(child), "the child has ended")
 
 
 def test_output_is_seen_only_once_the_job_is_completed(place: Workplace) -> None:

@@ -23,9 +23,9 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from cl_ml_tools import Job, JobRepository, NoOpBroadcaster, get_broadcaster
 from cl_ml_tools.errors import ClaimLost, DuplicateJob
@@ -34,7 +34,7 @@ from cl_server_shared import Job as JobRow
 from cl_server_shared import QueueEntry, SQLAlchemyJobRepository
 from cl_server_shared.errors import DatabaseBusy, DatabaseUnavailable, SharedError
 from cl_server_shared.models import Base, JobEvent, JobOptions, WorkerInstance
-from job_backends import Backend, engine_for
+from job_backends import Backend, complete, engine_for
 from postgresql_server import PostgresqlServer
 
 JOB_COLUMNS = [
@@ -353,7 +353,7 @@ def test_a_session_that_is_bound_to_a_connection_is_joined(shared_sql: Backend) 
         repository = SQLAlchemyJobRepository(factory)
         repository.add_job(job())
         claimed = repository.fetch_next_jobs(["t"], 1)
-        repository.complete_job(claimed[0].claim, {})
+        complete(repository, claimed[0].claim, {})
         assert repository.get_job("j") is not None
         outer.rollback()
 
@@ -584,6 +584,22 @@ def test_a_postgresql_database_without_tables_is_said(
         engine.dispose()
 
 
+def test_a_pool_that_keeps_no_connection_does(postgresql_url: str) -> None:
+    engine = create_engine(postgresql_url, poolclass=NullPool)
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+
+    assert repository.add_job(job("j")) == "j"
+    with sessionmaker(bind=engine).begin() as session:
+        repository.add_job(job("k"), session=session)
+    claimed = repository.fetch_next_job(["t"])
+    assert claimed is not None and claimed.job_id == "j"
+    assert repository.update_job("j", status="queued")
+    assert repository.wait_for_jobs(5)
+
+    repository.release_instance()
+    engine.dispose()
+
+
 def test_a_server_that_is_away_is_said() -> None:
     engine = create_engine("postgresql+psycopg://postgres@127.0.0.1:1/nothing")
     repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
@@ -628,7 +644,7 @@ def test_a_failure_in_the_middle_leaves_nothing(
         raise RuntimeError("the power went")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cl_server_shared.sql.adding.record_event", fail)
+        patch.setattr("cl_server_shared.shared_db.adding._insert", fail)
         with pytest.raises(RuntimeError, match="power"):
             repository.add_job(job())
 
@@ -698,3 +714,16 @@ def test_a_forked_child_is_an_instance_of_its_own(shared_sql: Backend) -> None:
     with Session(shared_sql.engine) as session:
         assert len(session.scalars(select(WorkerInstance)).all()) == 1
         assert len(session.scalars(select(JobEvent)).all()) == 6
+
+
+def test_a_first_connection_that_is_cut_off_is_a_database_that_is_away(sqlite_url: str) -> None:
+    engine = engine_for(sqlite_url)
+
+    @event.listens_for(engine, "connect")
+    def cut(*_: Any) -> None:
+        # As SQLAlchemy raises what happens while it asks a server for its version.
+        raise OperationalError("select version()", {}, sqlite3.OperationalError("it is gone"))
+
+    with pytest.raises(DatabaseUnavailable, match="it is gone"):
+        SQLAlchemyJobRepository(sessionmaker(bind=engine)).get_job("a")
+    engine.dispose()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cl_ml_tools.names import MAX_COMPONENT_BYTES
 from cl_ml_tools.workspace import (
-    MAX_COMPONENT_BYTES,
     attempt_path,
     check_name,
     check_relative_path,

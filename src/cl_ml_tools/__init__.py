@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         shutdown_broadcaster,
     )
     from .compute import BaseJobParams, ComputeModule
-    from .errors import FinalError
+    from .errors import FinalError, Later
     from .jobs import Job
     from .protocols import FileStorage, JobRepository
 
@@ -30,6 +30,7 @@ __all__ = [
     "FinalError",
     "Job",
     "JobRepository",
+    "Later",
     "MQTTBroadcaster",
     "NoOpBroadcaster",
     "get_broadcaster",
@@ -45,6 +46,7 @@ _HOMES = {
     "FinalError": "errors",
     "Job": "jobs",
     "JobRepository": "protocols",
+    "Later": "errors",
     "MQTTBroadcaster": "broadcast",
     "NoOpBroadcaster": "broadcast",
     "get_broadcaster": "broadcast",

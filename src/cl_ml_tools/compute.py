@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import PurePosixPath
 from typing import Any, Callable, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from .names import unique_path
 
 __all__ = ["BaseJobParams", "ComputeModule", "ProgressCallback"]
 
@@ -27,12 +35,37 @@ class BaseJobParams(BaseModel):
     input_paths: list[str] = Field(default_factory=list)
     output_paths: list[str] = Field(default_factory=list)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name is not None:  # pydantic takes true for 1
+            wanted = cls.model_fields[info.field_name].annotation
+            if wanted in (int, float, Optional[int], Optional[float]):
+                raise ValueError("a number is expected, not true or false")
+        return value
+
     @field_validator("input_paths", "output_paths")
     @classmethod
     def _unique(cls, paths: list[str]) -> list[str]:
         repeated = sorted({path for path in paths if paths.count(path) > 1})
         if repeated:
             raise ValueError(f"the same path is given more than once: {', '.join(repeated)}")
+        return paths
+
+    @field_validator("output_paths")
+    @classmethod
+    def _side_by_side(cls, paths: list[str]) -> list[str]:
+        # A file of one path cannot be the folder of another, however the two are spelled.
+        spelled: dict[tuple[str, ...], str] = {}
+        for path in paths:
+            same = spelled.setdefault(PurePosixPath(path.replace("\\", "/")).parts, path)
+            if same != path:
+                raise ValueError(f"{same!r} and {path!r} are the same file")
+        for parts, path in spelled.items():
+            for length in range(1, len(parts)):
+                above = spelled.get(parts[:length])
+                if above is not None:
+                    raise ValueError(f"{path!r} lies below {above!r}, which is a file")
         return paths
 
     @model_validator(mode="after")
@@ -86,6 +119,7 @@ class ComputeModule(ABC):
 
         Raises:
             FinalError: Running it again cannot help.
+            Later: It cannot run now; it is queued again at no cost.
             Exception: Any other costs one attempt.
         """
 
@@ -114,14 +148,3 @@ def with_output_paths(params: BaseJobParams) -> list[str]:
         filled.append(unique_path(wanted, taken))
         taken.add(filled[-1])
     return filled
-
-
-def unique_path(wanted: str, taken: Iterable[str]) -> str:
-    """Return `wanted`, or the first of `name (2).ext`, `name (3).ext`, ... that is not taken."""
-    used = {path.casefold() for path in taken}
-    path, number = PurePath(wanted), 1
-    candidate = wanted
-    while candidate.casefold() in used:
-        number += 1
-        candidate = str(path.with_name(f"{path.stem} ({number}){path.suffix}"))
-    return candidate

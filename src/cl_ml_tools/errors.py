@@ -9,7 +9,8 @@ ToolError
 ├── DuplicateTask                    two installed modules serve one task type
 ├── TaskLoadError                    an entry point that cannot be loaded; names it and its package
 ├── MissingExtra (ImportError)       an optional package is not installed; names the extra
-└── FinalError                       raised by a compute module: running the job again cannot help
+├── FinalError                       raised by a compute module: running the job again cannot help
+└── Later                            raised by a compute module: not now; costs no attempt
 """
 
 from __future__ import annotations
@@ -24,11 +25,16 @@ __all__ = [
     "FinalError",
     "IllegalTransition",
     "InvalidParams",
+    "Later",
     "MissingExtra",
     "TaskLoadError",
     "ToolError",
     "UnknownTask",
 ]
+
+
+# A month: what cannot run for longer has failed, and somebody should be told.
+MAX_DELAY_SECONDS = 30 * 24 * 60 * 60
 
 
 class ToolError(Exception):
@@ -119,3 +125,22 @@ class MissingExtra(ToolError, ImportError):
 
 class FinalError(ToolError):
     """Raised by a compute module when running the job again cannot help (unreadable input, say)."""
+
+
+class Later(ToolError):
+    """Raised by a compute module when the job cannot run now: it is queued again, at no cost.
+
+    Args:
+        delay_seconds: How long it waits at least, up to 30 days.
+
+    Raises:
+        ValueError: The delay is out of range.
+    """
+
+    def __init__(self, delay_seconds: float) -> None:
+        if not 0 <= delay_seconds <= MAX_DELAY_SECONDS:
+            raise ValueError(
+                f"delay_seconds {delay_seconds!r} is not a number from 0 to {MAX_DELAY_SECONDS}"
+            )
+        super().__init__(f"to be run again in {delay_seconds:g} seconds, at no cost")
+        self.delay_seconds = delay_seconds

@@ -1,6 +1,6 @@
 """Running one job: a pipeline of small steps over one record, whose every outcome is named.
 
-resolve ──► validate ──► process ──► classify ──► Outcome (ok | failed | failed for good)
+resolve ──► validate ──► process ──► classify ──► Outcome (ok | failed | failed for good | later)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .compute import ComputeModule, ProgressCallback, with_output_paths
-from .errors import FinalError, InvalidParams
+from .errors import FinalError, InvalidParams, Later
 from .jobs import Job, check_task_output
 from .registry import parse_params
 from .workspace import check_relative_path, resolve_inside
@@ -29,6 +29,7 @@ class Outcome:
         error: One sentence that says why it failed.
         retryable: Whether running it again may help.
         traceback: Where it was raised, for the log.
+        delay_seconds: Where the module asked to be run later: in how many seconds, at no cost.
     """
 
     ok: bool
@@ -36,6 +37,7 @@ class Outcome:
     error: Optional[str] = None
     retryable: bool = True
     traceback: Optional[str] = None
+    delay_seconds: Optional[float] = None
 
 
 async def execute(
@@ -58,6 +60,8 @@ async def execute(
     try:
         params = resolve(module, job, job_path=job_path, output_path=output_path)
         result = await module.process(job.job_id, job.task_type, params, progress_callback)
+    except Later as later:
+        return Outcome(ok=False, error=str(later), delay_seconds=later.delay_seconds)
     except (FinalError, InvalidParams) as error:
         return Outcome(ok=False, error=str(error), retryable=False)
     except Exception as error:  # noqa: BLE001 - a module may raise anything; it becomes the outcome
@@ -92,14 +96,13 @@ def classify(result: Any) -> Outcome:
         return Outcome(
             ok=False,
             error=f"the module returned {result!r:.200}, not a dict whose status is ok or error",
-            retryable=False,
         )
     if result["status"] == "ok":
         output = result.get("task_output")
         try:
             check_task_output(output)
         except ValueError as error:
-            return Outcome(ok=False, error=f"the module's {error}", retryable=False)
+            return Outcome(ok=False, error=f"the module's {error}")
         return Outcome(ok=True, task_output=output or {})
     return Outcome(
         ok=False,

@@ -4,6 +4,8 @@ queued ──► processing ──► completed
   │ ▲          │  │
   │ └──────────┘  ├─────► error      (given back, or put back for a re-run: processing ──► queued)
   └───────────────┴─────► cancelled
+
+error, cancelled ──► queued           (an operator's or its maker's `retry_job`)
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "error": frozenset(),
     "cancelled": frozenset(),
 }
+
+# From these `retry_job` leads back to `queued`.
+RETRYABLE_STATUSES = frozenset({"error", "cancelled"})
 
 DEFAULT_PRIORITY = 5
 MAX_PRIORITY = 10
@@ -114,7 +119,11 @@ def check_available_at(available_at: Optional[int]) -> None:
 
 def check_timeout_seconds(timeout_seconds: Optional[float]) -> None:
     """Raise `ValueError` unless `timeout_seconds` is a number above 0, or `None`."""
-    if timeout_seconds is not None and not 0 < timeout_seconds < float("inf"):
+    if timeout_seconds is not None and (
+        isinstance(timeout_seconds, bool)
+        or not isinstance(timeout_seconds, (int, float))
+        or not 0 < timeout_seconds < float("inf")
+    ):
         raise ValueError(f"timeout_seconds {timeout_seconds!r} is not a number above 0")
 
 
@@ -126,6 +135,22 @@ def check_text(name: str, text: Optional[str]) -> None:
         raise ValueError(f"{name} {text!r:.40} is not text")
     if not 0 < len(text) <= MAX_TEXT_LENGTH or "\0" in text or not _is_unicode(text):
         raise ValueError(f"{name} {text[:40]!r} is not 1 to {MAX_TEXT_LENGTH} characters of text")
+
+
+def can_be_stored(text: object) -> bool:
+    """Return whether this is text that every database can hold; nothing is found under any other."""
+    return isinstance(text, str) and "\0" not in text and _is_unicode(text)
+
+
+def check_is_new(job: Job) -> None:
+    """Raise `ValueError` unless a job is as one is added: queued, and nothing came of it yet."""
+    if job.status != "queued":
+        raise ValueError(f"status: a new job is queued, not {job.status!r}")
+    if job.progress != 0:
+        raise ValueError(f"progress: that of a new job is 0, not {job.progress!r}")
+    for name in ("task_output", "error_message"):
+        if getattr(job, name) is not None:
+            raise ValueError(f"{name}: a new job has none, not {getattr(job, name)!r:.100}")
 
 
 def check_task_output(task_output: Optional[dict[str, Any]]) -> None:
@@ -149,7 +174,7 @@ def check_error_message(error_message: Optional[str]) -> None:
 
 
 def check_changes(fields: Mapping[str, Any]) -> None:
-    """Check what `update_job` was given; `None` stands for unchanged.
+    """Check what `update_job` was given; no output and no message, `None`, change nothing.
 
     Raises:
         TypeError: A field is not one of the four.
@@ -161,18 +186,22 @@ def check_changes(fields: Mapping[str, Any]) -> None:
             f"update_job() knows no {', '.join(sorted(unknown))}: it sets status, progress, "
             "task_output and error_message"
         )
-    if fields.get("status") is not None:
+    if "status" in fields:
         check_status(fields["status"])
-    if fields.get("progress") is not None:
+    if "progress" in fields:
         check_progress(fields["progress"])
     check_task_output(fields.get("task_output"))
     check_error_message(fields.get("error_message"))
 
 
+# Made once: `json.dumps` would make one for each job.
+_JSON = json.JSONEncoder(allow_nan=False)
+
+
 def json_text(name: str, value: Mapping[str, Any]) -> str:
     """Return a value as JSON text; `ValueError`, naming it, where JSON cannot hold it."""
     try:
-        return json.dumps(value, allow_nan=False)
+        return _JSON.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be written as JSON: {error}") from error
 
@@ -189,6 +218,20 @@ def check_transition(job_id: str, current: str, wanted: str) -> None:
     """Raise `IllegalTransition` unless a job may go from `current` to `wanted`, another status."""
     if wanted not in TRANSITIONS[current]:
         raise IllegalTransition(job_id, current, wanted)
+
+
+def check_progress_change(status: str, progress: int, wanted: Optional[int]) -> None:
+    """Raise `ValueError` where a job that has ended would get another progress.
+
+    Args:
+        status: The job's, before and after.
+        progress: What is stored.
+        wanted: What `update_job` was given; `None`: nothing.
+    """
+    if status in TERMINAL_STATUSES and wanted is not None and wanted != progress:
+        raise ValueError(
+            f"progress {wanted}: the job has ended, {status}, its progress stays at {progress}"
+        )
 
 
 def rank_of(enqueued_at: int, priority: int) -> int:

@@ -11,16 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Protocol, runtime_checkable
+from typing import Any, Literal, Optional, Protocol, runtime_checkable
 
-from .jobs import Job
+from .jobs import DEFAULT_MAX_RETRIES, Job
 
 __all__ = [
+    "AddedJob",
     "AsyncReadable",
+    "AttemptLog",
     "Claim",
     "ClaimedJob",
+    "Completion",
+    "FailureOutcome",
     "FileStorage",
     "JobRepository",
+    "JobToAdd",
     "WorkQueue",
 ]
 
@@ -120,6 +125,42 @@ class FileStorage(Protocol):
 
 
 @dataclass(frozen=True)
+class JobToAdd:
+    """A job for `add_jobs`, with what `add_job` takes beside it.
+
+    Attributes:
+        job: The job, `queued`.
+        created_by: Who asked for it: a user's `sub`.
+        priority: 0 to 10, higher is more urgent; `None` is 5.
+        max_retries: How many re-runs it may have, 0 to 50.
+        available_at: Not to run before, in milliseconds since the epoch; `None`: at once.
+        timeout_seconds: How long one attempt may take; `None`: the worker's own limit.
+        idempotency_key: A second request with this key is the first job again.
+    """
+
+    job: Job
+    created_by: Optional[str] = None
+    priority: Optional[int] = None
+    max_retries: int = DEFAULT_MAX_RETRIES
+    available_at: Optional[int] = None
+    timeout_seconds: Optional[float] = None
+    idempotency_key: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class AddedJob:
+    """What became of one item of `add_jobs`.
+
+    Attributes:
+        job_id: The job's id; of an `existing` one found by its idempotency key, the first one's.
+        outcome: `added`, or `existing` where the id or the key was there with the same content.
+    """
+
+    job_id: str
+    outcome: Literal["added", "existing"]
+
+
+@dataclass(frozen=True)
 class Claim:
     """A worker's hold on one job; every write of that worker carries it (a fencing token).
 
@@ -146,6 +187,7 @@ class ClaimedJob:
         attempt: 1 for the first run, one more for each re-run.
         max_retries: How many re-runs it may have.
         timeout_seconds: How long one attempt may take; `None`: the worker's own limit.
+        waited_ms: How long ago it first became due, in milliseconds.
     """
 
     job: Job
@@ -153,6 +195,41 @@ class ClaimedJob:
     attempt: int
     max_retries: int
     timeout_seconds: Optional[float]
+    waited_ms: int
+
+
+# Why an attempt did not complete, as `job_attempts` keeps it.
+FailureOutcome = Literal["error", "timeout", "crash", "lost"]
+
+
+@dataclass(frozen=True)
+class AttemptLog:
+    """What an attempt leaves behind beside its outcome.
+
+    Attributes:
+        started_at: When it began, in milliseconds since the epoch.
+        traceback: Where its error was raised.
+        output: The last of what the module printed and logged.
+    """
+
+    started_at: Optional[int] = None
+    traceback: Optional[str] = None
+    output: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An attempt that completed its job.
+
+    Attributes:
+        claim: The hold under which it ran.
+        task_output: What the module returned.
+        log: What it printed, where it printed something.
+    """
+
+    claim: Claim
+    task_output: Optional[dict[str, Any]] = None
+    log: Optional[AttemptLog] = None
 
 
 @runtime_checkable
@@ -172,14 +249,23 @@ class WorkQueue(Protocol):
             label: What people call the worker (`WORKER_ID`); need not be unique.
             capabilities: What it can run: the JSON Schema of the parameters per task type.
             concurrency: How many jobs it runs at once.
+
+        Raises:
+            ValueError: The label is not 1 to 255 characters of text.
         """
         ...
 
-    def renew_lease(self, running: int = 0) -> bool:
-        """Renew the lease; False where the instance is not known any more: its claims are lost.
+    def renew_lease(self, running: int = 0) -> Optional[list[Claim]]:
+        """Renew the lease and return the claims that are known to be this instance's.
+
+        Whoever renews compares: a job that it runs and that is not among them was taken away; one
+        that is among them and that it does not run (its claim's answer was lost) is given back.
 
         Args:
             running: How many jobs it runs now.
+
+        Returns:
+            `None` where the instance is not known any more: all its claims are lost.
         """
         ...
 
@@ -199,32 +285,69 @@ class WorkQueue(Protocol):
         """
         ...
 
-    def complete_job(self, claim: Claim, task_output: Optional[dict[str, Any]]) -> None:
-        """End the job as completed.
+    def complete_jobs(self, completions: Sequence[Completion]) -> list[Claim]:
+        """End jobs as completed, all in one transaction.
+
+        Returns:
+            The refused ones: claims that are not held any more; nothing of theirs was changed.
 
         Raises:
-            ClaimLost: The claim is not held any more; nothing was changed.
+            ValueError: A `task_output` cannot be written as JSON; nothing was changed at all.
         """
         ...
 
-    def fail_job(self, claim: Claim, error: str, *, retryable: bool = True) -> str:
+    def fail_job(
+        self,
+        claim: Claim,
+        error: str,
+        *,
+        retryable: bool = True,
+        outcome: FailureOutcome = "error",
+        log: Optional[AttemptLog] = None,
+    ) -> str:
         """End the attempt: queue the job for a re-run if it has one left, else end it as failed.
+
+        A job that is to be cancelled ends as cancelled.
 
         Args:
             claim: The hold under which it ran.
             error: One sentence that says why.
             retryable: False where running it again cannot help.
+            outcome: What kind of failure, for the attempt's row.
+            log: What the attempt leaves behind.
 
         Returns:
-            The job's new status: `queued` or `error`.
+            The job's new status: `queued`, `error` or `cancelled`.
 
         Raises:
             ClaimLost: The claim is not held any more; nothing was changed.
         """
         ...
 
-    def give_back_job(self, claim: Claim) -> None:
-        """Queue the job again in its old place, at no cost.
+    def postpone_job(
+        self, claim: Claim, delay_seconds: float, *, log: Optional[AttemptLog] = None
+    ) -> None:
+        """Queue the job again, not before some time from now; it costs no attempt.
+
+        Raises:
+            ClaimLost: The claim is not held any more; nothing was changed.
+        """
+        ...
+
+    def give_back_jobs(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Queue jobs again in their old places, at no cost; those to be cancelled end so.
+
+        Returns:
+            The refused ones: claims that are not held any more; nothing of theirs was changed.
+        """
+        ...
+
+    def cancel_requests(self) -> list[Claim]:
+        """Return this instance's claims whose jobs somebody wants cancelled."""
+        ...
+
+    def end_cancelled_job(self, claim: Claim, *, log: Optional[AttemptLog] = None) -> None:
+        """End a job as cancelled, once what ran it has ended.
 
         Raises:
             ClaimLost: The claim is not held any more; nothing was changed.

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from .compute import BaseJobParams, ComputeModule, with_output_paths
 from .errors import DuplicateTask, InvalidParams, TaskLoadError, UnknownTask
+from .jobs import check_text
 from .workspace import check_relative_path
 
 __all__ = [
@@ -152,12 +153,25 @@ def _load(distribution: str, entry_point: EntryPoint) -> tuple[ComputeModule, li
         module = entry_point.load()()
         if not isinstance(module, ComputeModule):
             raise TypeError(f"{type(module).__name__} is no subclass of ComputeModule")
-        task_types = list(module.supported_task_types)
+        task_types = module.supported_task_types
+        _check_task_types(task_types)
         for task_type in task_types:
             module.params_model(task_type).model_json_schema()  # services announce it
-        return module, task_types
+        return module, list(task_types)
     except (Exception, SystemExit) as error:  # a plug-in may raise anything while it loads
         raise TaskLoadError(f"{where} cannot be loaded: {error!r}") from error
+
+
+def _check_task_types(task_types: object) -> None:
+    """Raise `ValueError` unless these are names that jobs, topics and addresses can have."""
+    if not isinstance(task_types, (list, tuple)) or not task_types:
+        raise ValueError(f"supported_task_types {task_types!r:.100} is not a list of names")
+    for task_type in task_types:
+        if task_type is None:
+            raise ValueError("supported_task_types: None is not text")
+        check_text("supported_task_types:", task_type)
+        if "/" in task_type:
+            raise ValueError(f"supported_task_types: {task_type!r} has a '/'")
 
 
 def _entry_points() -> Iterator[tuple[str, EntryPoint]]:

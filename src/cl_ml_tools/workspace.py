@@ -6,23 +6,30 @@ accepted becomes `output`, so that a worker which lost its job can spoil nothing
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from .names import MAX_COMPONENT_BYTES
+
 __all__ = [
-    "MAX_COMPONENT_BYTES",
     "attempt_path",
     "check_name",
     "check_relative_path",
     "discard_attempt",
+    "job_folder",
+    "make_job_folders",
+    "naming",
+    "prepare_upload",
     "publish_attempt",
     "resolve_inside",
     "start_attempt",
 ]
-
-# File systems stop at 255; ` (2)` and a temporary suffix must still fit behind the name.
-MAX_COMPONENT_BYTES = 240
 
 # Linux stops at 4,096 for the whole path; the folder above has its share of it.
 MAX_PATH_BYTES = 2048
@@ -43,10 +50,11 @@ def check_relative_path(text: str) -> PurePosixPath:
     A backslash counts as a separator.
 
     Raises:
-        ValueError: It is empty, absolute, has `..`, a NUL or another control character, a Windows
+        ValueError: It is no text, empty, absolute, has `..`, a NUL or another control character, a Windows
             drive or device name, a component that is only dots or over 240 bytes, or is over
             2,048 bytes itself.
     """
+    _check_text(text)
     path = text.replace("\\", "/")
     if not path.strip():
         raise ValueError(f"the path {text!r} is empty")
@@ -72,12 +80,27 @@ def check_name(text: str) -> str:
     Raises:
         ValueError: As `check_relative_path`, or it has a separator.
     """
+    _check_text(text)
     if _PLAIN_NAME.fullmatch(text) and text.casefold() not in _DEVICE_NAMES:
         return text  # as nearly all are; this is on the way of every added job
     path = check_relative_path(text)
     if len(path.parts) != 1 or "/" in text or "\\" in text:
         raise ValueError(f"{text!r} is not a single name")
     return str(path)
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Put an argument's name before what a `ValueError` says about its value."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r:.100} is not text")
 
 
 def _check_component(part: str, text: str) -> None:
@@ -99,13 +122,89 @@ def resolve_inside(folder: Path, relative: str) -> Path:
     """Return the absolute path of `relative` below `folder`.
 
     Raises:
-        ValueError: It is unsafe, or a symlink leads out of `folder`.
+        ValueError: It is unsafe, or a symlink leads out of `folder` or to itself.
     """
-    path = folder.absolute() / check_relative_path(relative)
-    base, target = folder.resolve(), path.resolve()
+    parts = check_relative_path(relative)
+    path = folder.absolute() / parts
+    if not _has_link(str(folder), parts.parts):  # as nearly always; each job asks before it begins
+        return path
+    try:
+        base, target = folder.resolve(), path.resolve()
+        _check_no_circle(path)
+    except RuntimeError as error:  # `resolve` itself, before Python 3.13
+        raise ValueError(f"the path {relative!r} leads in a circle of symlinks") from error
     if base not in target.parents:
         raise ValueError(f"the path {relative!r} leads outside of its folder")
     return path
+
+
+def _has_link(folder: str, parts: Sequence[str]) -> bool:
+    """Return whether there may be a symlink on the way from a folder to what is below it."""
+    current = folder
+    for part in parts:
+        current = f"{current}/{part}"
+        try:
+            mode = os.lstat(current).st_mode
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        if stat.S_ISLNK(mode):
+            return True
+    return False
+
+
+def _check_no_circle(path: Path) -> None:
+    """Raise `RuntimeError` where a symlink leads to itself."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RuntimeError(str(error)) from error
+
+
+def job_folder(base_dir: Path, job_id: str, *below: str) -> Path:
+    """Return the absolute path of a job's workspace, or of `below` in it.
+
+    Raises:
+        ValueError: The id is not a safe file name, or a symlink leads out of `base_dir`.
+    """
+    with naming("job_id"):
+        return resolve_inside(base_dir, "/".join(["jobs", check_name(job_id), *below]))
+
+
+def make_job_folders(base_dir: Path, job_id: str) -> Path:
+    """Make a job's workspace, `input` and `output`, and return its absolute path.
+
+    Raises:
+        ValueError: As `job_folder`; nothing was touched.
+    """
+    for name in ("input", "output"):
+        job_folder(base_dir, job_id, name).mkdir(parents=True, exist_ok=True)
+    return job_folder(base_dir, job_id)
+
+
+def prepare_upload(base_dir: Path, job_id: str, filename: str) -> Path:
+    """Make the folders for a file that a client sends, and return where it goes unless that is taken.
+
+    Args:
+        base_dir: The folder of all workspaces.
+        job_id: The job.
+        filename: The client's name for the file; may have folders.
+
+    Raises:
+        ValueError: The id or the name is unsafe, and nothing was touched; or a file is where a
+            folder must be.
+    """
+    input_path = job_folder(base_dir, job_id, "input")
+    with naming("filename"):
+        target = resolve_inside(input_path, filename)
+    make_job_folders(base_dir, job_id)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"filename: {filename!r} has a file where a folder must be") from error
+    return target
 
 
 def attempt_path(job_path: Path, attempt: int) -> Path:
@@ -116,9 +215,13 @@ def attempt_path(job_path: Path, attempt: int) -> Path:
 def start_attempt(job_path: Path, attempt: int) -> Path:
     """Make the attempt's folder, empty, and return it."""
     path = attempt_path(job_path, attempt)
-    if path.exists():
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        path.mkdir(parents=True)
+    except FileExistsError:
         shutil.rmtree(path)
-    path.mkdir(parents=True)
+        path.mkdir()
     return path
 
 

@@ -1,28 +1,30 @@
-"""`run_compute_job`: the `__main__` of a compute module, one attempt of one job a call."""
+"""`run_compute_job`: the `__main__` of a compute module, one attempt of one job a call.
+
+This process claims the job, renews the lease and writes what comes of it; the module runs in a
+child (`module_process`), so that nothing it does can keep this from being done.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import NoReturn, Optional
 
 from sqlalchemy.orm import sessionmaker
 
 from cl_ml_tools import ComputeModule, MQTTBroadcaster, shutdown_broadcaster
 from cl_ml_tools.errors import ClaimLost, IllegalTransition
-from cl_ml_tools.executor import Outcome, execute
-from cl_ml_tools.protocols import ClaimedJob
+from cl_ml_tools.executor import Outcome
+from cl_ml_tools.protocols import AttemptLog, ClaimedJob, Completion, FailureOutcome
 from cl_ml_tools.workspace import discard_attempt, publish_attempt, start_attempt
 
 from .config import Config
 from .engine import create_database_engine
-from .errors import SharedError
+from .errors import DatabaseUnavailable, SharedError
 from .file_storage import FileStorageService
+from .module_process import ModuleProcess, Terminated, raise_on_signals
 from .shared_db import SQLAlchemyJobRepository
 
 __all__ = ["run_compute_job"]
@@ -37,12 +39,11 @@ CONNECT_SECONDS = 0.5
 FLUSH_SECONDS = 2.0
 
 
+_TAKEN_AWAY = "it was taken away: the lease ran out, or it was deleted"
+
+
 class _NotRun(Exception):
     """Nothing was changed; says why."""
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, or Ctrl-C: no event loop and no module takes it for an error of the job."""
 
 
 def run_compute_job(module: ComputeModule, argv: Optional[Sequence[str]] = None) -> NoReturn:
@@ -57,37 +58,35 @@ def run_compute_job(module: ComputeModule, argv: Optional[Sequence[str]] = None)
     parser = argparse.ArgumentParser(description=f"Run one job of {type(module).__name__}.")
     parser.add_argument("--job-id", required=True, help="the job to run")
     arguments = parser.parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGINT):  # asyncio's own wait for a module that blocks
-        signal.signal(number, _exit_on_signal)
+    raise_on_signals()
     try:
-        problem = _run(module, arguments.job_id)
+        with ModuleProcess(module) as process:
+            problem = _run(process, module, arguments.job_id)
     except (_NotRun, SharedError, ValueError, OSError) as error:
-        problem = " ".join(str(error).split())
-    except _Terminated:
-        problem = "ended by a signal; the job was given back"
+        problem = str(error)
+    except Terminated:
+        problem = "ended by a signal before the job ran"
     finally:
         shutdown_broadcaster()
     if problem is not None:
-        print(f"job {arguments.job_id}: {problem}", file=sys.stderr)
+        print(f"job {arguments.job_id}: {' '.join(problem.split())}", file=sys.stderr)
     sys.exit(COMPLETED if problem is None else NOT_COMPLETED)
 
 
-def _exit_on_signal(number: int, _frame: Any) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # once: giving the job back is not interrupted
-    raise _Terminated
-
-
-def _run(module: ComputeModule, job_id: str) -> Optional[str]:
+def _run(process: ModuleProcess, module: ComputeModule, job_id: str) -> Optional[str]:
     """Run the job; return `None` once it is completed, else why it is not."""
     # The standard library's SQLite, as in the module's own code (`engine`).
-    engine = create_database_engine(Config.WORKER_DATABASE_URL)
+    try:
+        engine = create_database_engine(Config.WORKER_DATABASE_URL)
+    except DatabaseUnavailable as error:  # the URL is wrong, and may hold a password
+        raise _NotRun(f"WORKER_DATABASE_URL: {error}") from error
     repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
     broadcaster = repository.broadcaster
     if isinstance(broadcaster, MQTTBroadcaster):
         broadcaster.wait_connected(CONNECT_SECONDS)
     try:
         claimed = _claim(repository, module, job_id)
-        return _run_claimed(repository, module, claimed)
+        return _run_claimed(repository, process, claimed)
     finally:
         repository.release_instance()
         repository.flush_events(FLUSH_SECONDS)
@@ -115,18 +114,30 @@ def _claim(repository: SQLAlchemyJobRepository, module: ComputeModule, job_id: s
 
 
 def _run_claimed(
-    repository: SQLAlchemyJobRepository, module: ComputeModule, claimed: ClaimedJob
+    repository: SQLAlchemyJobRepository, process: ModuleProcess, claimed: ClaimedJob
 ) -> Optional[str]:
     job_path = FileStorageService(Config.COMPUTE_STORAGE_DIR).create_job_directory(
         claimed.job.job_id
     )
     output_path = start_attempt(job_path, claimed.attempt)
+    started_at = time.time_ns() // 1_000_000
     try:
-        outcome = _execute(repository, module, claimed, job_path, output_path)
-        problem = _record(repository, claimed, outcome)
+        outcome = process.run(
+            claimed.job,
+            job_path=job_path,
+            output_path=output_path,
+            timeout_seconds=claimed.timeout_seconds or Config.WORKER_JOB_TIMEOUT_SECONDS,
+            on_progress=_Progress(repository, claimed),
+        )
+        log = AttemptLog(started_at=started_at, traceback=outcome.traceback)
+        problem = _record(repository, claimed, outcome, process.failure, log)
     except ClaimLost:
-        problem = "it was taken away: the lease ran out, or it was deleted"
-    except BaseException:
+        problem = _TAKEN_AWAY
+    except Terminated:
+        taken_away = repository.give_back_jobs([claimed.claim])
+        ended = _TAKEN_AWAY if taken_away else "the job was given back"
+        problem = f"ended by a signal; {ended}"
+    except BaseException:  # raised again: whatever happens, no half-written output stays
         discard_attempt(job_path, claimed.attempt)
         raise
     if problem is None:
@@ -136,37 +147,24 @@ def _run_claimed(
     return problem
 
 
-def _execute(
-    repository: SQLAlchemyJobRepository,
-    module: ComputeModule,
-    claimed: ClaimedJob,
-    job_path: Path,
-    output_path: Path,
-) -> Outcome:
-    """Run the attempt; a module that ends its process, or cancels itself, has failed."""
-    attempt = execute(
-        module,
-        claimed.job,
-        job_path=job_path,
-        output_path=output_path,
-        progress_callback=_Progress(repository, claimed),
-    )
-    try:
-        return asyncio.run(attempt)
-    except SystemExit as error:
-        return Outcome(ok=False, error=f"the module ended its process, with {error.code!r}")
-    except asyncio.CancelledError:
-        return Outcome(ok=False, error="the module cancelled itself")
-
-
 def _record(
-    repository: SQLAlchemyJobRepository, claimed: ClaimedJob, outcome: Outcome
+    repository: SQLAlchemyJobRepository,
+    claimed: ClaimedJob,
+    outcome: Outcome,
+    failure: FailureOutcome,
+    log: AttemptLog,
 ) -> Optional[str]:
     if outcome.ok:
-        repository.complete_job(claimed.claim, outcome.task_output)
+        if repository.complete_jobs([Completion(claimed.claim, outcome.task_output)]):
+            raise ClaimLost(claimed.job.job_id)
         return None
     error = outcome.error or "the module gave no reason"
-    status = repository.fail_job(claimed.claim, error, retryable=outcome.retryable)
+    if outcome.delay_seconds is not None:
+        repository.postpone_job(claimed.claim, outcome.delay_seconds, log=log)
+        return error
+    status = repository.fail_job(
+        claimed.claim, error, retryable=outcome.retryable, outcome=failure, log=log
+    )
     left = claimed.max_retries - claimed.attempt + 1
     return f"{error} (to be run again: {left} left)" if status == "queued" else error
 
@@ -177,11 +175,13 @@ class _Progress:
     def __init__(self, repository: SQLAlchemyJobRepository, claimed: ClaimedJob) -> None:
         self._repository = repository
         self._claimed = claimed
+        self._written: Optional[int] = None
         self._written_at = float("-inf")
 
     def __call__(self, progress: int) -> None:
         now = time.monotonic()
-        if progress < 100 and now - self._written_at < PROGRESS_INTERVAL_SECONDS:
+        too_soon = progress < 100 and now - self._written_at < PROGRESS_INTERVAL_SECONDS
+        if progress == self._written or too_soon:
             return
-        self._written_at = now
+        self._written, self._written_at = progress, now
         self._repository.report_progress(self._claimed.claim, progress)

@@ -21,6 +21,9 @@ _FALSE = ("false", "0", "no", "off")
 
 GIB = 1024**3
 
+# A column holds 255, and `cl-server up --workers` adds a number.
+MAX_LABEL_CHARACTERS = 240
+
 
 class Setting(Generic[T]):
     """One setting: a descriptor that reads its variable whenever it is used.
@@ -80,6 +83,22 @@ def _text(text: str) -> str:
     return text
 
 
+def _label(text: str) -> str:
+    if not text.strip() or len(text) > MAX_LABEL_CHARACTERS or not text.isprintable():
+        raise ValueError(f"expected 1 to {MAX_LABEL_CHARACTERS} printable characters")
+    return text
+
+
+def _topic(text: str) -> str:
+    if not text or not text.isprintable() or "+" in text or "#" in text:
+        raise ValueError("expected an MQTT topic: printable characters, without + and #")
+    return text
+
+
+def _path(text: str) -> str:
+    return str(Path(text).absolute())
+
+
 def _optional_text(text: str) -> Optional[str]:
     return text
 
@@ -126,7 +145,7 @@ def _comma_list(text: str) -> list[str]:
 
 
 def _path_list(text: str) -> list[str]:
-    return [part for part in text.split(os.pathsep) if part]
+    return [_path(part) for part in text.split(os.pathsep) if part]
 
 
 def _server_dir(text: str) -> str:
@@ -135,7 +154,7 @@ def _server_dir(text: str) -> str:
         raise ValueError("expected a directory that exists")
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError("expected a directory that is writable")
-    return text
+    return str(path.absolute())
 
 
 def _server_dir_missing() -> str:
@@ -150,7 +169,16 @@ def _below_server_dir(name: str) -> Callable[[], str]:
 
 def _database_url(file_name: str) -> Callable[[], str]:
     def default() -> str:
-        return Config.DATABASE_URL or f"sqlite:///{Config.CL_SERVER_DIR}/{file_name}"
+        if Config.DATABASE_URL:
+            return Config.DATABASE_URL
+        server_dir = Config.CL_SERVER_DIR
+        # SQLAlchemy's versions differ in what they unescape: the databases would lie elsewhere.
+        if "?" in server_dir or "%" in server_dir:
+            raise InvalidSetting(
+                f"CL_SERVER_DIR={server_dir!r}: expected a directory without '?' and '%' in its path, "
+                "which a database URL reads as its own"
+            )
+        return f"sqlite:///{server_dir}/{file_name}"
 
     return default
 
@@ -203,8 +231,8 @@ class Config:
     )
 
     # Files.
-    MEDIA_STORAGE_DIR = Setting(_text, _below_server_dir("media"), "The media files.")
-    COMPUTE_STORAGE_DIR = Setting(_text, _below_server_dir("compute"), "Job workspaces.")
+    MEDIA_STORAGE_DIR = Setting(_path, _below_server_dir("media"), "The media files.")
+    COMPUTE_STORAGE_DIR = Setting(_path, _below_server_dir("compute"), "Job workspaces.")
     EXTERNAL_FILE_ROOTS = Setting[list[str]](
         _path_list, list, "Directories from which jobs may read files, separated as PATH is."
     )
@@ -212,12 +240,22 @@ class Config:
         _whole_number(1), 10 * GIB, "The largest file that the store accepts, in bytes."
     )
 
+    # How much may wait.
+    MAX_WAITING_JOBS = Setting(
+        _whole_number(0),
+        1_000_000,
+        "How many jobs may wait or run before more are refused; 0: any.",
+    )
+    MAX_WAITING_JOBS_PER_USER = Setting(
+        _whole_number(0), 100_000, "The same for the jobs of one user; 0: any number."
+    )
+
     # Signing in.
     PRIVATE_KEY_PATH = Setting(
-        _text, _below_server_dir("private_key.pem"), "The key that signs tokens."
+        _path, _below_server_dir("private_key.pem"), "The key that signs tokens."
     )
     PUBLIC_KEY_PATH = Setting(
-        _text, _below_server_dir("public_key.pem"), "The key that verifies tokens."
+        _path, _below_server_dir("public_key.pem"), "The key that verifies tokens."
     )
     ALGORITHM = "ES256"
     ACCESS_TOKEN_EXPIRE_MINUTES = Setting(
@@ -248,19 +286,19 @@ class Config:
         _optional_text, None, "The broker's password.", secret=True
     )
     MQTT_TLS = Setting(_flag, False, "Whether the broker is reached through TLS.")
-    MQTT_TOPIC = Setting(_text, "inference/events", "Where job events are published.")
+    MQTT_TOPIC = Setting(_topic, "inference/events", "Where job events are published.")
     MQTT_HEARTBEAT_INTERVAL = Setting(
         _whole_number(1), 30, "How often a worker publishes its presence, in seconds."
     )
     CAPABILITY_TOPIC_PREFIX = Setting(
-        _text, "inference/workers", "Below which workers publish their presence."
+        _topic, "inference/workers", "Below which workers publish their presence."
     )
     CAPABILITY_CACHE_TIMEOUT = Setting(
         _whole_number(0), 10, "How long the store trusts the list of workers, in seconds."
     )
 
     # Workers.
-    WORKER_ID = Setting(_text, "worker-default", "What people call the worker.")
+    WORKER_ID = Setting(_label, "worker-default", "What people call the worker.")
     WORKER_SUPPORTED_TASKS = Setting[list[str]](
         _comma_list, list, "Task types, separated by commas; empty: all that are installed."
     )
@@ -277,6 +315,17 @@ class Config:
     WORKER_JOB_MEMORY_BYTES = Setting(
         _whole_number(64 * 1024**2), 2 * GIB, "How much memory one job may use, in bytes."
     )
+    WORKER_METRICS_PORT = Setting(
+        _whole_number(0, 65535), 0, "The worker's own /metrics, on loopback only; 0: none."
+    )
+
+    # What is kept, and for how long.
+    EVENT_RETENTION_HOURS = Setting(
+        _whole_number(1), 24, "How long events are kept, in hours; unpublished ones a week."
+    )
+    JOB_RETENTION_DAYS = Setting(
+        _whole_number(0), 0, "How long ended jobs and their files are kept, in days; 0: for ever."
+    )
 
     # Where clients and the command line look.
     CL_AUTH_URL = Setting[Optional[str]](_optional_text, None, "The auth service's address.")
@@ -284,10 +333,10 @@ class Config:
     CL_COMPUTE_URL = Setting[Optional[str]](_optional_text, None, "The store's compute address.")
     CL_MQTT_URL = Setting[Optional[str]](_optional_text, None, "The broker's address.")
     CL_USER_CONFIG_DIR = Setting(
-        _text, _user_dir("XDG_CONFIG_HOME", ".config"), "The user's own settings and sign-in."
+        _path, _user_dir("XDG_CONFIG_HOME", ".config"), "The user's own settings and sign-in."
     )
     CL_USER_DATA_DIR = Setting(
-        _text, _user_dir("XDG_DATA_HOME", ".local", "share"), "Where `cl-server up` keeps its data."
+        _path, _user_dir("XDG_DATA_HOME", ".local", "share"), "Where `cl-server up` keeps its data."
     )
 
     @classmethod

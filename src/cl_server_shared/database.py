@@ -19,7 +19,9 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from .models import QueueEntry
+from .plan_age import PlanAge
 from .transaction import (
+    Announce,
     EngineTransaction,
     Publish,
     ReadingTransaction,
@@ -48,6 +50,7 @@ class Database:
         self._session_factory = session_factory
         self._clock = clock
         self._pid = os.getpid()
+        self._plans = PlanAge()
 
     @cached_property
     def bind(self) -> Any:
@@ -77,13 +80,20 @@ class Database:
         return time.time_ns() // 1_000_000 if self.dialect == "sqlite" else None
 
     def transaction(
-        self, *, acknowledged: bool = False, publish: Optional[Publish] = None
+        self,
+        *,
+        acknowledged: bool = False,
+        publish: Optional[Publish] = None,
+        announce: Optional[Announce] = None,
+        one_statement: bool = False,
     ) -> AbstractContextManager[Transaction]:
         """Return a write transaction: committed at its end, or all of it rolled back.
 
         Args:
             acknowledged: Whether event rows are born acknowledged.
             publish: Takes the events once they are committed.
+            announce: Called once it is committed that a job can be claimed, or will be.
+            one_statement: Whether it consists of one: then PostgreSQL needs one round trip.
 
         Raises:
             DatabaseBusy: SQLite's lock was held by others for too long.
@@ -92,16 +102,27 @@ class Database:
         engine = self.bind
         if isinstance(engine, Engine):
             self._after_fork()
-            return EngineTransaction(engine, self._write_lock, self.now, acknowledged, publish)
+            return EngineTransaction(
+                engine,
+                self._write_lock,
+                self.now,
+                acknowledged,
+                publish,
+                announce,
+                one_statement,
+                self._plans,
+            )
         session = self._session_factory()
-        return SessionTransaction(session, self.now, acknowledged, owned=True, publish=publish)
+        return SessionTransaction(
+            session, self.now, acknowledged, owned=True, publish=publish, announce=announce
+        )
 
     def reading(self) -> AbstractContextManager[Transaction]:
         """Return a transaction that only reads; it waits for nobody."""
         if not isinstance(self.bind, Engine) or self.in_memory:
             return self.transaction()
         self._after_fork()
-        return ReadingTransaction(self.bind, self.now)
+        return ReadingTransaction(self.bind, self.now, self._plans)
 
     def joined(
         self, session: Session, *, acknowledged: bool = False

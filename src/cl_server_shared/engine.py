@@ -9,12 +9,16 @@ the standard one, as the module's own code does.
 from __future__ import annotations
 
 import logging
+import os
+import time
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, Literal, Optional
 
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from .errors import DatabaseUnavailable
 
@@ -27,6 +31,12 @@ logger = logging.getLogger(__name__)
 SAFE_SQLITE = (3, 51, 3)
 
 BUSY_TIMEOUT_MS = 10_000
+
+# A connection that was used a moment ago is not tested before it is used again.
+REST_SECONDS = 1.0
+_RESTED_SINCE = "cl_server_shared.rested_since"
+
+URL_EXPECTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
 
 
 def sqlite_module() -> ModuleType:
@@ -55,6 +65,9 @@ def create_database_engine(
 ) -> Engine:
     """Return an engine for a database of ours.
 
+    An SQLite file that is not there yet is made for its owner only (0600): it holds hashes of
+    passwords, and what people keep private. SQLite gives its other files the same mode.
+
     Args:
         url: A SQLAlchemy URL; `postgresql://` means psycopg 3.
         module: The SQLite module of this process; `None`: the standard library's.
@@ -67,18 +80,25 @@ def create_database_engine(
         parsed = make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
-        if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True)
-    except ArgumentError as error:  # it may quote the URL, and its password
-        raise DatabaseUnavailable(
-            "the database's URL is none: sqlite:///FILE or postgresql://USER@HOST/NAME is expected"
-        ) from error
+        if parsed.get_backend_name() == "postgresql":
+            return _tested_after_rest(create_engine(parsed))
+    except (ArgumentError, ValueError) as error:  # it may quote the URL, and its password
+        raise DatabaseUnavailable(f"{URL_EXPECTED} is expected") from error
     except ImportError as error:
         raise DatabaseUnavailable(
             f"the database's driver is missing ({error}): pip install 'cl-server-shared[postgres]'"
         ) from error
+    if parsed.get_backend_name() != "sqlite":
+        raise DatabaseUnavailable(f"{URL_EXPECTED} is expected")
     options: dict[str, Any] = {"module": module} if module is not None else {}
     engine = create_engine(parsed, connect_args={"check_same_thread": False}, **options)
+
+    @event.listens_for(engine, "do_connect")
+    def make_private(_dialect: Any, _record: Any, arguments: list[Any], _options: Any) -> None:
+        file = str(arguments[0])
+        if file != ":memory:" and not file.startswith("file:"):
+            with suppress(OSError):  # it is there; or it cannot be made, and SQLite says why
+                os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: Any, _record: Any) -> None:
@@ -87,6 +107,31 @@ def create_database_engine(
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={synchronous}")
         cursor.close()
+
+    return engine
+
+
+def _tested_after_rest(engine: Engine) -> Engine:
+    """Have connections of the pool tested where they have rested.
+
+    `pool_pre_ping` tests each time, and a claim is one round trip: it would take two.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def note_time(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_RESTED_SINCE] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def test(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        rested_since = record.info.get(_RESTED_SINCE, time.monotonic())
+        if time.monotonic() - rested_since < REST_SECONDS:
+            return
+        try:
+            alive = engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError(str(error)) from error
+        if not alive:
+            raise DisconnectionError("the connection was lost")
 
     return engine
 

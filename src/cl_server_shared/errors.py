@@ -2,13 +2,14 @@
 
 SharedError
 ├── InvalidSetting (ValueError)      a variable that `Config` reads is malformed, or missing
+├── UnknownJob (LookupError)         there is no job with that id
 ├── DatabaseBusy (TimeoutError)      SQLite's one write lock was held for longer than its time-out
 └── DatabaseUnavailable              the database cannot be reached, or has not its tables
 """
 
 from __future__ import annotations
 
-__all__ = ["DatabaseBusy", "DatabaseUnavailable", "InvalidSetting", "SharedError"]
+__all__ = ["DatabaseBusy", "DatabaseUnavailable", "InvalidSetting", "SharedError", "UnknownJob"]
 
 
 class SharedError(Exception):
@@ -17,6 +18,14 @@ class SharedError(Exception):
 
 class InvalidSetting(SharedError, ValueError):
     """A variable that `Config` reads is malformed, or missing; the message names it."""
+
+
+class UnknownJob(SharedError, LookupError):
+    """There is no job with this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no job {job_id!r}")
+        self.job_id = job_id
 
 
 class DatabaseBusy(SharedError, TimeoutError):

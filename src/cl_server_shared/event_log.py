@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from .database import Database
 from .sql import events
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "number_committed_events"]
 
 
 class EventLog:
@@ -39,20 +39,22 @@ class EventLog:
             job_id: Only this job's.
             created_by: Only those of jobs that this user made.
         """
-        self._number()
+        number_committed_events(self._database)
         with self._database.reading() as transaction:
             return events.read_events(transaction, after, limit, job_id, created_by)
 
     def latest(self) -> int:
         """Return the position from which only what happens from now on is read."""
-        self._number()
+        number_committed_events(self._database)
         with self._database.reading() as transaction:
             return events.latest_position(transaction)
 
-    def _number(self) -> None:
-        if self._database.dialect == "sqlite":
-            return
-        more = True
-        while more:
-            with self._database.transaction() as transaction:
-                more = events.number_events(transaction)
+
+def number_committed_events(database: Database) -> None:
+    """Give events that were committed since the last call their positions; PostgreSQL needs it."""
+    if database.dialect == "sqlite":
+        return
+    more = True
+    while more:
+        with database.transaction() as transaction:
+            more = events.number_events(transaction)

@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Union
 
-from cl_ml_tools.compute import unique_path
+from cl_ml_tools.names import unique_path
 from cl_ml_tools.protocols import AsyncReadable
-from cl_ml_tools.workspace import check_name, check_relative_path, resolve_inside
+from cl_ml_tools.workspace import (
+    job_folder,
+    make_job_folders,
+    naming,
+    prepare_upload,
+    resolve_inside,
+)
 
 from .config import Config
 
-__all__ = ["FileStorageService"]
+__all__ = ["FileStorageService", "WorkspaceUse"]
 
 CHUNK_BYTES = 1024**2
+
+# What a workspace is called while it is being deleted.
+DELETED_PREFIX = ".deleted-"
+
+
+@dataclass(frozen=True)
+class WorkspaceUse:
+    """What a workspace holds.
+
+    Attributes:
+        size_bytes: The size of its files.
+        changed_at: When something in it last changed, in seconds since the epoch; `None`: there is
+            no such workspace.
+    """
+
+    size_bytes: int
+    changed_at: Optional[float]
 
 
 class FileStorageService:
@@ -39,9 +64,7 @@ class FileStorageService:
 
     def create_job_directory(self, job_id: str) -> Path:
         """Make the job's workspace, `input` and `output`, and return its absolute path."""
-        for folder in (self.get_input_path(job_id), self.get_output_path(job_id)):
-            folder.mkdir(parents=True, exist_ok=True)
-        return self.get_job_path(job_id)
+        return make_job_folders(self.base_dir, job_id)
 
     def get_job_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's workspace.
@@ -49,15 +72,15 @@ class FileStorageService:
         Raises:
             ValueError: The id is not a safe file name.
         """
-        return self._inside_workspace(job_id, "")
+        return job_folder(self.base_dir, job_id)
 
     def get_input_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's input folder."""
-        return self._inside_workspace(job_id, "/input")
+        return job_folder(self.base_dir, job_id, "input")
 
     def get_output_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's output folder."""
-        return self._inside_workspace(job_id, "/output")
+        return job_folder(self.base_dir, job_id, "output")
 
     def get_absolute_path(self, relative_path: str) -> Path:
         """Return the absolute path of a file below the base folder.
@@ -65,7 +88,8 @@ class FileStorageService:
         Raises:
             ValueError: The path is unsafe or leads out of it.
         """
-        return resolve_inside(self.base_dir, relative_path)
+        with naming("relative_path"):
+            return resolve_inside(self.base_dir, relative_path)
 
     async def save_input_file(
         self, job_id: str, filename: str, file: AsyncReadable
@@ -84,17 +108,7 @@ class FileStorageService:
         Raises:
             ValueError: The id or the name is unsafe; nothing was touched.
         """
-        input_path = self.get_input_path(job_id)
-        try:
-            relative = check_relative_path(filename).as_posix()
-            target = resolve_inside(input_path, relative)
-        except ValueError as error:
-            raise ValueError(f"filename: {error}") from error
-        self.create_job_directory(job_id)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ValueError(f"filename: {filename!r} has a file where a folder must be") from error
+        target = prepare_upload(self.base_dir, job_id, filename)
         temporary = target.parent / f".{secrets.token_hex(8)}.part"
         try:
             with temporary.open("xb") as output:
@@ -105,29 +119,55 @@ class FileStorageService:
             temporary.unlink(missing_ok=True)
         _sync_folder(saved.parent)
         return {
-            "filename": saved.relative_to(input_path).as_posix(),
+            "filename": saved.relative_to(self.get_input_path(job_id)).as_posix(),
             "path": str(saved),
             "size": size,
             "hash": digest,
         }
 
     def cleanup_job(self, job_id: str) -> bool:
-        """Delete the workspace; False where there was none."""
+        """Delete the workspace, or the file that has its name; False where there was none."""
         job_path = self.get_job_path(job_id)
-        doomed = job_path.with_name(f".deleted-{secrets.token_hex(8)}")
+        doomed = job_path.with_name(f"{DELETED_PREFIX}{secrets.token_hex(8)}")
         try:
             # In one step, so that nobody sees half of a workspace.
             job_path.rename(doomed)
         except FileNotFoundError:
             return False
-        shutil.rmtree(doomed)
+        if doomed.is_dir() and not doomed.is_symlink():
+            shutil.rmtree(doomed)
+        else:
+            doomed.unlink()
         return True
 
-    def _inside_workspace(self, job_id: str, rest: str) -> Path:
+    def list_workspaces(self) -> list[str]:
+        """Return the job id of every workspace; what is left of one whose deletion was cut off, too."""
+        folder = self.base_dir / "jobs"
         try:
-            return resolve_inside(self.base_dir, f"jobs/{check_name(job_id)}{rest}")
-        except ValueError as error:
-            raise ValueError(f"job_id: {error}") from error
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        return [
+            name
+            for name in names
+            if name.startswith(DELETED_PREFIX) or (folder / name / "input").is_dir()
+        ]
+
+    def measure_job(self, job_id: str) -> WorkspaceUse:
+        """Return how large a job's workspace is, and when it last changed.
+
+        Raises:
+            ValueError: The id is not a safe file name.
+        """
+        size, changed_at = 0, None
+        for folder, _, files in os.walk(self.get_job_path(job_id)):
+            for name in ("", *files):
+                with contextlib.suppress(FileNotFoundError):  # another process deletes it
+                    found = Path(folder, name).lstat()
+                    size += found.st_size if name else 0
+                    changed_at = max(changed_at or 0.0, found.st_mtime)
+        return WorkspaceUse(size, changed_at)
 
 
 async def _copy(source: AsyncReadable, output: BinaryIO) -> tuple[int, str]:

@@ -9,12 +9,14 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from typing import Any, Callable
+from typing import Any, Callable, Optional
+
+from cl_ml_tools.protocols import Claim
 
 from .database import Database
 from .errors import SharedError
 from .ids import new_instance_id
-from .leases import LeaseWatch
+from .leases import watch_of
 from .sql import leases
 
 __all__ = ["ExpiredInstances", "Instance", "keep_renewing"]
@@ -59,8 +61,8 @@ class Instance:
                 lease_ms=self._lease_ms,
             )
 
-    def renew(self, running: int) -> bool:
-        """Renew the lease; False where the instance is not known any more."""
+    def renew(self, running: int) -> Optional[list[Claim]]:
+        """Renew the lease and return its claims; `None` where it is not known any more."""
         with self._database.transaction() as transaction:
             return leases.renew_lease(transaction, self.instance_id, self._lease_ms, running)
 
@@ -81,8 +83,6 @@ class ExpiredInstances:
     def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._monotonic = monotonic
-        self._watch = LeaseWatch()
-        self._lock = threading.Lock()
 
     def forget(self, renewal_seconds: float) -> int:
         """Delete the rows of dead instances; return how many there were.
@@ -92,8 +92,8 @@ class ExpiredInstances:
         with self._database.reading() as transaction:
             seen = leases.select_leases(transaction)
         if self._database.dialect == "sqlite":
-            with self._lock:
-                over = self._watch.expired(seen, self._monotonic(), renewal_seconds)
+            watch = watch_of(self._database.bind, "workers")
+            over = watch.expired(seen, self._monotonic(), renewal_seconds)
         else:
             over = [lease for lease in seen if lease.is_over]
         if not over:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from .sql.leases import Lease
 
-__all__ = ["LeaseWatch"]
+__all__ = ["LeaseWatch", "watch_of"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class LeaseWatch:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._sightings: dict[int, _Sighting] = {}
 
     def expired(
@@ -38,6 +43,12 @@ class LeaseWatch:
             monotonic_seconds: A clock that never steps.
             renewal_seconds: How often a live instance renews.
         """
+        with self._lock:
+            return self._look(leases, monotonic_seconds, renewal_seconds)
+
+    def _look(
+        self, leases: Iterable[Lease], monotonic_seconds: float, renewal_seconds: float
+    ) -> list[Lease]:
         before, self._sightings = self._sightings, {}
         over = []
         for lease in leases:
@@ -50,3 +61,20 @@ class LeaseWatch:
             if silent_seconds >= (renewal_seconds if lease.is_over else lease_seconds):
                 over.append(lease)
         return over
+
+
+# What this process saw of each database: whoever looks, the next one goes on from there.
+_watches: WeakKeyDictionary[Any, dict[str, LeaseWatch]] = WeakKeyDictionary()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_watches.clear)
+
+
+def watch_of(bind: Any, subject: str) -> LeaseWatch:
+    """Return this process's watch over something.
+
+    Args:
+        bind: The database's engine.
+        subject: What is watched: `workers`, or the name of a duty.
+    """
+    return _watches.setdefault(bind, {}).setdefault(subject, LeaseWatch())

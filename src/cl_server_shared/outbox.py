@@ -1,7 +1,8 @@
 """The way of events to the broker: published after the commit, marked once acknowledged.
 
-A job never waits for the broker. What the broker cannot take now waits here, in order, and goes
-out when it is back; a row is marked only when the broker has acknowledged it.
+A job never waits for the broker. What the broker cannot take now waits in the broadcaster, in
+order; a row is marked only when the broker has acknowledged it, and what nobody marks is
+republished by the relay (`maintenance.relay`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Optional, Protocol
+from weakref import WeakKeyDictionary
 
 from sqlalchemy.event import contains, listen
 from sqlalchemy.orm import Session
@@ -32,14 +33,18 @@ __all__ = ["EventPublisher", "Outbox"]
 
 logger = logging.getLogger(__name__)
 
-# How many events wait here while the broker is away; older ones stay in the table alone.
-MAX_WAITING = 10_000
-
-# How many may be on their way to the broker: well below what the broadcaster takes at once.
-MAX_IN_FLIGHT = 10_000
-
 # How long acknowledgements gather before they are marked in one transaction.
 MARK_EVERY_SECONDS = 0.2
+
+# When the database did not take the marks.
+RETRY_SECONDS = 1.0
+
+# Per database of this process: the events that need no relay, since they are on their way from
+# here, or were and nobody can take them. A forked child has published nothing yet.
+_published: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_published.clear)
 
 
 class EventPublisher(Protocol):
@@ -61,25 +66,34 @@ class Outbox:
         self._database = database
         self._broadcaster: Optional[EventPublisher] = None
         self._found: Optional[EventPublisher] = None
-        self._found_by_pid = 0
-        # `_lock` keeps what is sent in order. `_acks_lock` is taken on paho's thread, which holds
-        # locks that sending needs too: nothing else is ever taken inside it.
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        # `_acks_lock` is taken on paho's thread, which holds locks that sending needs too: nothing
+        # else is ever taken inside it.
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._acks_lock = threading.Lock()
         self._marking_lock = threading.Lock()
-        self._waiting: deque[dict[str, Any]] = deque(maxlen=MAX_WAITING)
         self._in_flight = 0
         self._acknowledged: list[int] = []
+        self._settled = threading.Event()
         self._thread: Optional[threading.Thread] = None
+
+    def _after_fork(self) -> None:
+        """Leave to the parent what the parent published."""
+        if self._pid != os.getpid():
+            self._found = None
+            self._start_anew()
 
     @property
     def broadcaster(self) -> EventPublisher:
         """What events are published with: the process's broadcaster, until it is replaced."""
         if self._broadcaster is not None:
             return self._broadcaster
-        if self._found is None or self._found_by_pid != os.getpid():
+        self._after_fork()  # a forked child has one of its own
+        if self._found is None:
             self._found = _process_broadcaster()
-            self._found_by_pid = os.getpid()  # a forked child has one of its own
         return self._found
 
     @broadcaster.setter
@@ -91,17 +105,41 @@ class Outbox:
         """Whether nobody will ever acknowledge: then rows are born acknowledged."""
         return type(self.broadcaster) is NoOpBroadcaster  # a recording one may derive from it
 
+    @property
+    def connected(self) -> bool:
+        """Whether the broker would get a message now; an object that is no client always may."""
+        broadcaster = self.broadcaster
+        return not isinstance(broadcaster, MQTTBroadcaster) or broadcaster.connected
+
+    def connect(self) -> None:
+        """Start connecting in the background, where there is a broker."""
+        broadcaster = self.broadcaster
+        if isinstance(broadcaster, MQTTBroadcaster):
+            broadcaster.connect()
+
+    def wait_connected(self, timeout_seconds: float) -> bool:
+        """Connect, and wait until that is done or the time is over; return whether it is."""
+        broadcaster = self.broadcaster
+        if isinstance(broadcaster, MQTTBroadcaster):
+            broadcaster.wait_connected(timeout_seconds)
+        return self.connected
+
     def publish(self, events: Sequence[dict[str, Any]]) -> None:
         """Publish events whose transaction is committed; never raises, never waits."""
         if not events or self.without_broker:
             return
-        with self._lock:
-            self._waiting.extend(events)
-        self._send_waiting()
+        self._after_fork()
+        broadcaster = self.broadcaster
+        for event in events:
+            self._publish(broadcaster, event)
         if self._database.in_memory:
             self._mark()
         else:
             self._watch_acknowledgements()
+
+    def needs_relay(self, event_id: int) -> bool:
+        """Return whether an unmarked event is none that this process has published itself."""
+        return event_id not in self._published
 
     def publish_after_commit(self, session: Session, events: Sequence[dict[str, Any]]) -> None:
         """Publish events once the caller's transaction is committed; none that it rolled back."""
@@ -126,59 +164,60 @@ class Outbox:
             self.publish(list({event["event_id"]: event for event in events}.values()))
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Wait until all is acknowledged and marked, or the time is over; return whether it is."""
+        """Wait until all that was published is acknowledged and marked; return whether it is.
+
+        Args:
+            timeout_seconds: How long to wait at most.
+        """
+        self._after_fork()
         give_up = time.monotonic() + timeout_seconds
-        while self._busy() and time.monotonic() < give_up:
-            self._send_waiting()
+        while self._in_flight and time.monotonic() < give_up:
             time.sleep(0.01)
         return self._mark() and not self._busy()
 
+    @property
+    def _published(self) -> set[int]:
+        return _published.setdefault(self._database.bind, set())
+
     def _busy(self) -> bool:
         with self._acks_lock:
-            return bool(self._waiting or self._in_flight or self._acknowledged)
+            return bool(self._in_flight or self._acknowledged)
 
-    def _send_waiting(self) -> None:
-        broadcaster = self.broadcaster
-        if isinstance(broadcaster, MQTTBroadcaster) and not broadcaster.connected:
-            broadcaster.connect()
-            return
-        with self._lock:
-            while self._waiting and self._in_flight < MAX_IN_FLIGHT:
-                if not self._send(broadcaster, self._waiting[0]):
-                    return
-                self._waiting.popleft()
-
-    def _send(self, broadcaster: EventPublisher, event: dict[str, Any]) -> bool:
-        """Hand one event over; False where the connection was lost just now: it waits on."""
+    def _publish(self, broadcaster: EventPublisher, event: dict[str, Any]) -> None:
         topic, payload, event_id = Config.MQTT_TOPIC, to_json(event), event["event_id"]
-        if isinstance(broadcaster, MQTTBroadcaster) and event_id is not None:
-            future = broadcaster.publish_tracked(topic, payload)
-            if future.done() and not future.result() and not broadcaster.connected:
-                return False
-            with self._acks_lock:
-                self._in_flight += 1
-            future.add_done_callback(partial(self._on_done, event_id))
-            return True
+        if isinstance(broadcaster, MQTTBroadcaster):
+            if event_id is not None:
+                with self._acks_lock:
+                    self._in_flight += 1
+                self._published.add(event_id)
+                future = broadcaster.publish_tracked(topic, payload)
+                future.add_done_callback(partial(self._on_done, broadcaster, event_id))
+            elif broadcaster.connected:  # progress that waited would be none any more
+                broadcaster.publish_event(topic=topic, payload=payload)
+            return
         try:
             taken = broadcaster.publish_event(topic=topic, payload=payload, qos=1)
         except Exception:  # a caller's own object must not fail the job
             logger.exception("publishing an event of job %s failed", event["job_id"])
-            return True
+            return
         if taken is not False and event_id is not None:
             with self._acks_lock:
                 self._acknowledged.append(event_id)
-        return True
+            self._settled.set()
 
-    def _on_done(self, event_id: int, future: Future[bool]) -> None:
-        acknowledged = not future.cancelled() and future.exception() is None and future.result()
+    def _on_done(self, broadcaster: MQTTBroadcaster, event_id: int, future: Future[bool]) -> None:
+        acknowledged = not future.cancelled() and future.result()
         with self._acks_lock:
             self._in_flight -= 1
             if acknowledged:
                 self._acknowledged.append(event_id)
+        if not acknowledged and not broadcaster.connected:
+            self._published.discard(event_id)  # dropped for want of a connection; else refused
+        self._settled.set()
 
     def _watch_acknowledgements(self) -> None:
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():  # a fork leaves it behind
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="cl-outbox", daemon=True)
                 self._thread.start()
 
@@ -189,9 +228,12 @@ class Outbox:
                 if not self._busy():
                     self._thread = None
                     return
+            self._settled.wait()
+            self._settled.clear()
             time.sleep(MARK_EVERY_SECONDS)
-            self._send_waiting()
-            self._mark()
+            if not self._mark():
+                time.sleep(RETRY_SECONDS)
+                self._settled.set()
 
     def _mark(self) -> bool:
         """Mark what is acknowledged; False where the database does not take it now."""
@@ -208,6 +250,8 @@ class Outbox:
                 return False
             with self._acks_lock:
                 del self._acknowledged[: len(event_ids)]
+            self._published.difference_update(event_ids)
+            self._settled.set()
             return True
 
 

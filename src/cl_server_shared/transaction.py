@@ -14,20 +14,27 @@ from types import TracebackType
 from typing import Any, Callable, Optional
 
 from sqlalchemy import Engine, PoolProxiedConnection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from .errors import DatabaseBusy, DatabaseUnavailable
 from .models import QueueEntry
+from .plan_age import PlanAge
 from .sql.statement import Statement
 from .sqlite_lock import begin_immediate, is_busy
 
 __all__ = [
+    "Announce",
     "EngineTransaction",
     "Publish",
     "ReadingTransaction",
     "SessionTransaction",
     "Transaction",
 ]
+
+Announce = Callable[[], None]
+# psycopg's `TransactionStatus.IDLE`; importing it takes the driver.
+IDLE = 0
 
 Publish = Callable[[Sequence[dict[str, Any]]], None]
 
@@ -41,21 +48,38 @@ class Transaction:
         now: Milliseconds since the epoch; `None`: PostgreSQL's own clock.
         acknowledged: Whether event rows are born acknowledged: there is no broker, and nobody to
             publish to.
+        plans: PostgreSQL's; `None`: they are not looked after.
 
     Attributes:
         events: Event objects of SPEC.md.
+        makes_claimable: Whether a job can be claimed after it, now or at its time.
     """
 
-    __slots__ = ("acknowledged", "cursor", "dialect", "events", "now")
+    __slots__ = (
+        "acknowledged",
+        "cursor",
+        "dialect",
+        "events",
+        "makes_claimable",
+        "now",
+        "plans",
+    )
 
     def __init__(
-        self, cursor: Any, dialect: str, now: Optional[int], acknowledged: bool = False
+        self,
+        cursor: Any,
+        dialect: str,
+        now: Optional[int],
+        acknowledged: bool = False,
+        plans: Optional[PlanAge] = None,
     ) -> None:
         self.cursor = cursor
         self.dialect = dialect
         self.now = now
         self.acknowledged = acknowledged
         self.events: list[dict[str, Any]] = []
+        self.makes_claimable = False
+        self.plans = plans
 
     def run(self, statement: Statement, params: Optional[dict[str, Any]] = None) -> Any:
         """Execute a statement and return the cursor.
@@ -66,8 +90,14 @@ class Transaction:
         """
         values = {} if params is None else params
         values["now"] = self.now
-        text = statement.sqlite if self.dialect == "sqlite" else statement.postgresql
-        return self.cursor.execute(text, values)
+        if self.dialect == "sqlite":
+            return self.cursor.execute(statement.sqlite, values)
+        if self.plans is None:
+            return self.cursor.execute(statement.postgresql, values)
+        began = time.monotonic()
+        cursor = self.cursor.execute(f"{statement.postgresql}-- {self.plans.count}", values)
+        self.plans.took(time.monotonic() - began, began)
+        return cursor
 
 
 class EngineTransaction(AbstractContextManager[Transaction]):
@@ -79,6 +109,9 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         now: For `Transaction.now`.
         acknowledged: For `Transaction.acknowledged`.
         publish: Takes the events once they are committed.
+        announce: Called once it is committed that a job can be claimed, or will be.
+        one_statement: Whether it consists of one: then PostgreSQL needs no more than one round trip.
+        plans: For `Transaction.plans`.
 
     Raises:
         DatabaseBusy: SQLite's lock was held by others for too long.
@@ -92,6 +125,9 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         now: Callable[[], Optional[int]],
         acknowledged: bool,
         publish: Optional[Publish],
+        announce: Optional[Announce],
+        one_statement: bool,
+        plans: PlanAge,
     ) -> None:
         self._engine = engine
         self._dialect = engine.dialect.name
@@ -99,6 +135,9 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         self._now = now
         self._acknowledged = acknowledged
         self._publish = publish
+        self._announce = announce
+        self._autocommit = one_statement and self._lock is None
+        self._plans = plans
         self._connection: Optional[PoolProxiedConnection] = None
 
     def __enter__(self) -> Transaction:
@@ -107,14 +146,18 @@ class EngineTransaction(AbstractContextManager[Transaction]):
             self._lock.acquire()
         try:
             connection = self._connection = self._engine.raw_connection()
+            if self._autocommit:
+                _set_autocommit(connection, True)
             cursor = connection.cursor()
             if self._lock is not None:
                 begin_immediate(connection, cursor, started)
-        except BaseException as error:
+        except BaseException as error:  # raised again: the lock and the connection are let go
             self._close()
             raise_mapped(self._engine, error)
             raise
-        self._transaction = Transaction(cursor, self._dialect, self._now(), self._acknowledged)
+        self._transaction = Transaction(
+            cursor, self._dialect, self._now(), self._acknowledged, self._plans
+        )
         return self._transaction
 
     def __exit__(
@@ -130,43 +173,65 @@ class EngineTransaction(AbstractContextManager[Transaction]):
                 connection.rollback()
             elif self._lock is not None:
                 self._transaction.cursor.execute("COMMIT")  # of our own BEGIN IMMEDIATE
-            else:
+            elif not self._autocommit:
                 connection.commit()
-        except BaseException as failure:
+        except BaseException as failure:  # raised again, as ours where it is the driver's
             raise_mapped(self._engine, failure)
             raise
         finally:
             self._close()
         if error is not None:
             raise_mapped(self._engine, error)
-        elif self._publish is not None and self._transaction.events:
-            self._publish(self._transaction.events)
+        else:
+            tell_committed(self._transaction, self._publish, self._announce)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         try:
             if connection is not None:
+                if self._autocommit:
+                    _set_autocommit(connection, False)
                 connection.close()  # the pool rolls back what is still open
         finally:
             if self._lock is not None:
                 self._lock.release()
 
 
+def _set_autocommit(connection: PoolProxiedConnection, value: bool) -> None:
+    """Say whether psycopg begins a transaction before a statement; costs no round trip.
+
+    A connection that was cut off in the middle of a statement is not used again.
+    """
+    driver: Any = connection.driver_connection
+    if driver.closed:
+        return
+    if driver.info.transaction_status == IDLE:
+        driver.autocommit = value
+    else:
+        connection.invalidate()
+
+
 class ReadingTransaction(AbstractContextManager[Transaction]):
     """A transaction on a connection of an engine's pool that only reads; it waits for nobody."""
 
-    def __init__(self, engine: Engine, now: Callable[[], Optional[int]]) -> None:
+    def __init__(self, engine: Engine, now: Callable[[], Optional[int]], plans: PlanAge) -> None:
         self._engine = engine
         self._now = now
+        self._plans = plans
+        # A rollback makes psycopg forget all prepared statements: the next claim is planned anew.
+        self._autocommit = engine.dialect.name == "postgresql"
         self._connection: Optional[PoolProxiedConnection] = None
 
     def __enter__(self) -> Transaction:
         try:
             connection = self._connection = self._engine.raw_connection()
-        except BaseException as error:
+        except BaseException as error:  # raised again, as ours where it is the driver's
             raise_mapped(self._engine, error)
             raise
-        return Transaction(connection.cursor(), self._engine.dialect.name, self._now())
+        if self._autocommit:
+            _set_autocommit(connection, True)
+        dialect = self._engine.dialect.name
+        return Transaction(connection.cursor(), dialect, self._now(), plans=self._plans)
 
     def __exit__(
         self,
@@ -175,6 +240,8 @@ class ReadingTransaction(AbstractContextManager[Transaction]):
         trace: Optional[TracebackType],
     ) -> None:
         assert self._connection is not None
+        if self._autocommit:
+            _set_autocommit(self._connection, False)
         self._connection.close()  # the pool rolls back what is open
         if error is not None:
             raise_mapped(self._engine, error)
@@ -189,6 +256,7 @@ class SessionTransaction(AbstractContextManager[Transaction]):
         acknowledged: For `Transaction.acknowledged`.
         owned: Whether the session is ours to commit and to close.
         publish: Takes the events once they are committed, where it is ours.
+        announce: Called once it is committed that a job can be claimed, where it is ours.
     """
 
     def __init__(
@@ -199,6 +267,7 @@ class SessionTransaction(AbstractContextManager[Transaction]):
         *,
         owned: bool,
         publish: Optional[Publish] = None,
+        announce: Optional[Announce] = None,
     ) -> None:
         self._session = session
         self._bind = session.get_bind(QueueEntry)
@@ -206,6 +275,7 @@ class SessionTransaction(AbstractContextManager[Transaction]):
         self._acknowledged = acknowledged
         self._owned = owned
         self._publish = publish
+        self._announce = announce
 
     def __enter__(self) -> Transaction:
         connection = self._session.connection(bind_arguments={"mapper": QueueEntry})
@@ -232,13 +302,25 @@ class SessionTransaction(AbstractContextManager[Transaction]):
                 self._session.close()
         if error is not None:
             raise_mapped(self._bind, error)
-        elif self._owned and self._publish is not None and self._transaction.events:
-            self._publish(self._transaction.events)
+        elif self._owned:
+            tell_committed(self._transaction, self._publish, self._announce)
+
+
+def tell_committed(
+    transaction: Transaction, publish: Optional[Publish], announce: Optional[Announce]
+) -> None:
+    """Tell whom it concerns what a transaction has done, now that it is committed."""
+    if announce is not None and transaction.makes_claimable:
+        announce()
+    if publish is not None and transaction.events:
+        publish(transaction.events)
 
 
 def raise_mapped(bind: Any, error: BaseException) -> None:
     """Raise our error for a driver's, from it; return where the error is none of a driver's."""
     driver = bind.dialect.dbapi
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig  # of the first connection: SQLAlchemy asks the server for its version
     if isinstance(error, driver.OperationalError):
         if is_busy(error):
             raise DatabaseBusy(f"the database is locked by another writer: {error}") from error

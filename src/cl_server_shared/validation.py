@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from cl_ml_tools.jobs import (
     DEFAULT_PRIORITY,
-    Job,
     check_available_at,
     check_changes,
+    check_is_new,
     check_max_retries,
     check_priority,
     check_text,
@@ -16,6 +16,7 @@ from cl_ml_tools.jobs import (
     json_text,
     task_output_text,
 )
+from cl_ml_tools.protocols import JobToAdd
 from cl_ml_tools.workspace import check_name
 
 from .sql.adding import NewJob
@@ -23,44 +24,36 @@ from .sql.adding import NewJob
 __all__ = ["checked_changes", "checked_job"]
 
 
-def checked_job(
-    job: Job,
-    created_by: Optional[str],
-    priority: Optional[int],
-    max_retries: int,
-    available_at: Optional[int],
-    timeout_seconds: Optional[float],
-    idempotency_key: Optional[str],
-) -> NewJob:
+def checked_job(wanted: JobToAdd) -> NewJob:
     """Return a new job whose every value can be stored; defaults are filled in.
 
     Raises:
         ValueError: A value is out of range; the message names it.
     """
-    try:
+    job = wanted.job
+    try:  # not `naming`, whose generator would take a twentieth of an addition
         check_name(job.job_id)
     except ValueError as error:
         raise ValueError(f"job_id: {error}") from error
-    if job.status != "queued":
-        raise ValueError(f"status: a new job is queued, not {job.status!r}")
+    check_is_new(job)
     check_text("task_type", job.task_type)
-    check_text("created_by", created_by)
-    check_text("idempotency_key", idempotency_key)
-    priority = DEFAULT_PRIORITY if priority is None else priority
+    check_text("created_by", wanted.created_by)
+    check_text("idempotency_key", wanted.idempotency_key)
+    priority = DEFAULT_PRIORITY if wanted.priority is None else wanted.priority
     check_priority(priority)
-    check_max_retries(max_retries)
-    check_timeout_seconds(timeout_seconds)
-    check_available_at(available_at)
+    check_max_retries(wanted.max_retries)
+    check_timeout_seconds(wanted.timeout_seconds)
+    check_available_at(wanted.available_at)
     return NewJob(
         job_id=job.job_id,
         task_type=job.task_type,
         params=json_text("params", job.params),
-        created_by=created_by,
+        created_by=wanted.created_by,
         priority=priority,
-        max_retries=max_retries,
-        available_at=available_at,
-        timeout_seconds=timeout_seconds,
-        idempotency_key=idempotency_key,
+        max_retries=wanted.max_retries,
+        available_at=wanted.available_at,
+        timeout_seconds=wanted.timeout_seconds,
+        idempotency_key=wanted.idempotency_key,
     )
 
 

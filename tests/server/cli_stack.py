@@ -43,9 +43,10 @@ class Stack:
         return client
 
     def command(
-        self, *arguments: str | Path, cwd: Path, stdin: str = ""
+        self, *arguments: str | Path, cwd: Path, stdin: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        return run_command(*arguments, environment=self.environment, cwd=cwd, stdin=stdin)
+        every = {**self.environment, **environment}
+        return run_command(*arguments, environment=every, cwd=cwd, stdin=stdin)
 
 
 def run_command(

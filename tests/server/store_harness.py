@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from cl_ml_tools.protocols import ClaimedJob
+from cl_ml_tools.protocols import ClaimedJob, Completion
 from cl_ml_tools.workspace import publish_attempt, start_attempt
 from cl_server.http.tokens import ALGORITHM, AUDIENCE, ISSUER, TOKEN_TYPE
 from cl_server.store.app import create_app
@@ -83,8 +83,9 @@ class RunningStore:
         self.bob = self.signer.bearer("3", *MEDIA, *COMPUTE)
 
     def upload(self, content: bytes, name: str = "a.jpg", **fields: Any) -> httpx2.Response:
+        data = {"is_collection": "false", **fields}
         return self.client.post(
-            "/entities", files={"media_file": (name, content)}, data=fields, headers=self.ann
+            "/entities", files={"media_file": (name, content)}, data=data, headers=self.ann
         )
 
     def add_collection(self, **fields: Any) -> int:
@@ -139,7 +140,7 @@ class SimulatedWorker:
         (folder / name).write_bytes(content)
 
     def complete(self, claimed: ClaimedJob, *, publish: bool = True, **output: Any) -> None:
-        self.repository.complete_job(claimed.claim, output)
+        self.repository.complete_jobs([Completion(claimed.claim, output)])
         if publish:
             publish_attempt(self.storage.get_job_path(claimed.job.job_id), claimed.attempt)
 

@@ -39,7 +39,8 @@ from starlette.testclient import TestClient
 from cl_server.auth.app import create_app
 from cl_server.auth.errors import KeyFileError, UnknownUser
 from cl_server.auth.keys import load_or_make_keys
-from cl_server.auth.local import issue_local_token, set_password
+from cl_server.auth.local import set_password
+from cl_server.auth.local_token import issue_local_token
 from cl_server.auth.service import FirstAdmin
 from cl_server_shared.errors import InvalidSetting
 from postgresql_server import PostgresqlServer

@@ -233,6 +233,14 @@ def test_missing_fields_are_named(
     assert "xxxx" not in json.dumps(problem)
 
 
+def test_a_file_where_a_field_is_expected_is_named(shared_auth: RunningAuth) -> None:
+    answer = shared_auth.client.post(
+        "/auth/token", data={"username": "admin"}, files={"password": ("a.txt", b"secret")}
+    )
+    problem = assert_problem(answer, 422)
+    assert [error["loc"] for error in problem["errors"]] == [["body", "password"]]
+
+
 def test_long_passwords_and_accents_work(auth: RunningAuth) -> None:
     auth.add_user("zoë", password="é" * 512)
     # The same letters, typed on a keyboard that sends accents apart.

@@ -105,6 +105,31 @@ def test_the_first_admin_has_every_permission(shared_auth: RunningAuth) -> None:
     assert (me["username"], me["is_admin"], me["permissions"]) == ("admin", True, ["*"])
 
 
+def test_everything_is_every_admins_and_nobody_elses(auth_anywhere: RunningAuth) -> None:
+    client, admin = auth_anywhere.client, auth_anywhere.as_admin()
+    path = f"/users/{auth_anywhere.add_user('ada', permissions=['a'])['id']}"
+
+    def change(**fields: Any) -> Any:
+        answer = client.patch(path, json=fields, headers=admin)
+        assert answer.status_code == 200, answer.text
+        assert client.get(path, headers=admin).json() == answer.json()
+        return answer.json()["permissions"]
+
+    assert change(is_admin=True) == ["*", "a"]
+    assert change(permissions=["b", "*"]) == ["*", "b"]
+    assert change(is_admin=False) == ["b"]
+    assert auth_anywhere.add_user("eve", is_admin=True)["permissions"] == ["*"]
+    for answer in (
+        client.patch(path, json={"permissions": ["*"]}, headers=admin),
+        client.patch("/users/1", json={"is_admin": False, "permissions": ["*"]}, headers=admin),
+        client.post(
+            "/users/", data={"username": "x", "password": "x", "permissions": "*"}, headers=admin
+        ),
+    ):
+        assert assert_problem(answer, 422)["errors"][0]["loc"] == ["body", "permissions"]
+    assert change() == ["b"]
+
+
 @pytest.mark.parametrize(
     "given",
     ['["a", "b"]', "a,b", "[a, b]", " a , b ,", "[a,b,a]"],
@@ -167,6 +192,15 @@ def test_a_new_user_needs_no_more_than_a_name_and_a_password(auth: RunningAuth) 
         ({"password": "\ud800"}, ["password"]),
         ({"permissions": ["a\nb"]}, ["permissions"]),
         ({"permissions": [1]}, ["permissions"]),
+        ({"permissions": {"a": 1}}, ["permissions"]),
+        ({"permissions": '{"a": 1}'}, ["permissions"]),
+        ({"permissions": '["a'}, ["permissions"]),
+        ({"permissions": '["a", "b'}, ["permissions"]),
+        ({"permissions": '["a]'}, ["permissions"]),
+        ({"permissions": "[a, b"}, ["permissions"]),
+        ({"permissions": "a, b]"}, ["permissions"]),
+        ({"permissions": "[[a], b]"}, ["permissions"]),
+        ({"permissions": "[" * 100_000 + "]" * 100_000}, ["permissions"]),
         ({"permissions": [f"p{n}" for n in range(201)]}, ["permissions"]),
         ({"is_admin": "perhaps"}, ["is_admin"]),
         ({"is_amdin": True}, ["is_amdin"]),

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cli_stack import LAKE, LIGHTHOUSE, PASSWORD, PHOTOS, Stack, size_of
 
 from cl_server.client import Client
 from cl_server.client.errors import Conflict
+from cl_server_shared.engine import create_database_engine, sqlite_module
 
 SIZE = ("--param", "width=32", "--param", "height=24")
 
@@ -123,6 +124,98 @@ def test_a_job_that_fails_is_told_with_its_reason(stack: Stack, tmp_path: Path) 
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["resized_lighthouse.jpg"]
 
 
+def copies(directory: Path, *names: str | bytes) -> list[Path]:
+    directory.mkdir()
+    paths = [directory / os.fsdecode(name) for name in names]
+    for path in paths:
+        path.write_bytes(LIGHTHOUSE.read_bytes())
+    return paths
+
+
+@pytest.mark.parametrize("bad", [b"CON.jpg", b"\xff.jpg"], ids=["refused", "not UTF-8"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_file_whose_name_is_refused_fails_alone_wherever_it_stands(
+    stack: Stack, tmp_path: Path, place: int, bad: bytes
+) -> None:
+    files = copies(tmp_path / "in", b"a.jpg", b"b.jpg", bad)
+    files.insert(place, files.pop())
+
+    ran = stack.command("run", "image_resize", *files, *SIZE, "-o", "out", cwd=tmp_path)
+
+    assert ran.returncode == 1, ran.stderr
+    (line,) = ran.stderr.splitlines()
+    assert files[place].stem.encode(errors="backslashreplace").decode() in line
+    assert "2 done, 1 failed" in ran.stdout
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["resized_a.jpg", "resized_b.jpg"]
+
+
+def test_where_no_file_can_be_sent_nothing_was_started(stack: Stack, tmp_path: Path) -> None:
+    files = copies(tmp_path / "in", "CON.jpg", "NUL.jpg")
+
+    ran = stack.command("run", "image_resize", *files, *SIZE, cwd=tmp_path)
+
+    assert ran.returncode == 2
+    assert "0 done, 2 failed" in ran.stdout
+
+
+def test_json_is_json_whatever_the_terminal_shows(stack: Stack, tmp_path: Path) -> None:
+    (file,) = copies(tmp_path / "ü😀", "a.jpg")
+
+    ran = stack.command(
+        "run", "image_resize", file, *SIZE, "--json", cwd=tmp_path, PYTHONIOENCODING="latin-1"
+    )
+
+    assert json.loads(ran.stdout)["jobs"][0]["inputs"] == [str(file)]
+
+
+def test_wrong_parameters_end_a_run_behind_a_file_that_is_refused_too(
+    stack: Stack, tmp_path: Path
+) -> None:
+    files = copies(tmp_path / "in", "CON.jpg", "NUL.jpg", "a.jpg", "b.jpg")
+
+    ran = stack.command("run", "image_resize", *files, "-p", "width=0", cwd=tmp_path)
+
+    assert ran.returncode == 2
+    assert "image_resize was refused, nothing was run:" in ran.stderr
+    assert "  width: " in ran.stderr
+
+
+def test_a_folder_whose_name_is_not_utf8_is_shown_escaped(stack: Stack, tmp_path: Path) -> None:
+    (file,) = copies(tmp_path / os.fsdecode(b"\xff"), "a.jpg")
+
+    ran = stack.command("run", "image_resize", file, *SIZE, "-o", "o", cwd=tmp_path)
+    as_json = stack.command("run", "image_resize", file, *SIZE, "--json", cwd=tmp_path)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "\\udcff/a.jpg → " in ran.stdout
+    assert json.loads(as_json.stdout)["jobs"][0]["inputs"] == [str(file)]
+
+
+def test_a_refused_run_leaves_no_directory_behind(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for place in ("new/below", "mine"):
+        ran = stack.command(
+            "run", "image_resize", LIGHTHOUSE, "-p", "width=0", "-o", place, cwd=tmp_path
+        )
+        assert ran.returncode == 2, ran.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/proc", "/proc/version", "/proc/version/x"])
+def test_a_place_for_results_that_cannot_be_is_said_before_anything_is_sent(
+    stack: Stack, client: Client, tmp_path: Path, place: str
+) -> None:
+    before = client.list_jobs()["items"][:1]
+
+    refused = stack.command("run", "image_resize", LIGHTHOUSE, *SIZE, "-o", place, cwd=tmp_path)
+
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"cl-server: -o {place}: ")
+    assert client.list_jobs()["items"][:1] == before
+
+
 def test_a_missing_file_is_said_before_anything_is_sent(
     stack: Stack, client: Client, tmp_path: Path
 ) -> None:
@@ -156,6 +249,11 @@ def test_each_wrong_parameter_is_a_line(stack: Stack, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, of which this test run may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_no_half_file_and_no_traceback(
     stack: Stack, client: Client, tmp_path: Path
 ) -> None:
@@ -163,7 +261,7 @@ def test_ctrl_c_leaves_no_half_file_and_no_traceback(
         [sys.executable, "-m", "cl_server", "run", "image_resize", *[LIGHTHOUSE] * 30,
          "-p", "width=2000", "-p", "height=2000", "-o", "out"],
         env=stack.environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        text=True, preexec_fn=heed_interrupts,
     ) as running:  # fmt: skip
         try:
             assert running.stdout is not None
@@ -213,8 +311,52 @@ def test_a_followed_job_that_fails_gives_its_reason_and_exit_code(
     assert followed.returncode == 1
     assert "failed: fake.png is not a picture" in followed.stdout
     lines = stack.command("jobs", "follow", made["job_id"], "--json", cwd=tmp_path).stdout
-    last = json.loads(lines.splitlines()[-1])
+    (last,) = [json.loads(line) for line in lines.splitlines()]
+    with closing(client.past_events(made["job_id"])) as events:
+        kept = next(event for event in events if event["event_type"] == "failed")
+    assert last == kept
+    assert isinstance(last["event_id"], int)
     assert (last["event_type"], last["status"]) == ("failed", "error")
+
+
+def test_a_job_whose_events_are_gone_tells_its_end_itself(
+    stack: Stack, client: Client, tmp_path: Path
+) -> None:
+    made = client.create_job("image_resize", [LAKE], {"width": 4, "height": 3})
+    client.wait_for_job(made["job_id"], timeout_seconds=30)
+    database = create_database_engine(
+        f"sqlite:///{stack.directory}/data/media_store.db", module=sqlite_module()
+    )
+    with database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM job_events")
+    database.dispose()
+
+    followed = stack.command("jobs", "follow", made["job_id"], "--json", cwd=tmp_path)
+
+    (event,) = [json.loads(line) for line in followed.stdout.splitlines()]
+    assert (event["event_id"], event["event_type"]) == (None, "completed")
+    assert followed.returncode == 0
+
+
+@pytest.mark.parametrize("job_id", ["..", ".", "", "a/b", os.fsdecode(b"\xff")])
+@pytest.mark.parametrize("command", ["show", "follow", "cancel", "retry"])
+def test_what_can_be_no_jobs_id_is_said(
+    stack: Stack, tmp_path: Path, command: str, job_id: str
+) -> None:
+    shown = stack.command("jobs", command, job_id, cwd=tmp_path)
+
+    assert shown.returncode == 1
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("cl-server: '") and " is not there: it " in line
+
+
+def test_a_wrong_id_does_not_keep_the_others_from_being_cancelled(
+    stack: Stack, client: Client, tmp_path: Path
+) -> None:
+    shown = stack.command("jobs", "cancel", "..", "no-such-job", cwd=tmp_path)
+
+    assert shown.returncode == 1
+    assert len(shown.stderr.splitlines()) == 2
 
 
 def test_a_job_that_is_not_there_is_said(stack: Stack, tmp_path: Path) -> None:
@@ -230,6 +372,42 @@ def test_an_unknown_status_is_usage(stack: Stack, tmp_path: Path) -> None:
 
     assert refused.returncode == 2
     assert "expected one of queued, processing, completed, failed, cancelled" in refused.stderr
+
+
+def test_jobs_are_counted(stack: Stack, client: Client, tmp_path: Path) -> None:
+    client.wait_for_job(
+        client.create_job("image_resize", [LAKE], {"width": 40, "height": 30})["job_id"]
+    )
+
+    document = json.loads(stack.command("jobs", "stats", "--json", cwd=tmp_path).stdout)
+    plain = stack.command("jobs", "stats", "--minutes", "5", cwd=tmp_path)
+    empty = stack.command("jobs", "stats", "--minutes", "1441", cwd=tmp_path)
+
+    (state,) = [s for s in document["task_types"] if s["task_type"] == "image_resize"]
+    assert (state["waiting"], state["running"], state["served"]) == (0, 0, True)
+    completed = [each["count"] for each in document["ended"] if each["outcome"] == "completed"]
+    assert document["unserved"] == [] and sum(completed) >= 1
+    lines = plain.stdout.splitlines()
+    assert lines[0].startswith("task\twaiting\toldest\tlater\trunning\tcompleted\tfailed")
+    assert re.search(r"^image_resize\t-\t-\t-\t-\t\d+\t", plain.stdout, re.M)
+    assert empty.returncode == 2
+
+
+def test_workers_are_listed(stack: Stack, tmp_path: Path) -> None:
+    document = json.loads(stack.command("workers", "list", "--json", cwd=tmp_path).stdout)
+    plain = stack.command("workers", "list", cwd=tmp_path)
+
+    (worker,) = document["workers"]
+    assert worker["task_types"] == ["image_conversion", "image_resize"]
+    assert worker["running"] <= worker["concurrency"]
+    header, line = plain.stdout.splitlines()
+    assert header.split("\t")[:4] == ["worker", "instance", "host", "pid"]
+    assert line.split("\t")[:4] == [
+        worker["worker_id"],
+        str(worker["instance_id"]),
+        worker["host"],
+        str(worker["pid"]),
+    ]
 
 
 # Signing in

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from answering_server import answering, with_body
 from cli_stack import plain_environment, run_command
 
 import cl_server
@@ -52,6 +54,149 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     }
     assert "typer" in imported
     assert not imported & set(HEAVY)
+
+
+def test_a_new_password_waits_for_no_web_framework(tmp_path: Path) -> None:
+    shown = python(
+        "import sys; sys.argv[1:] = ['users', 'passwd', 'admin']\n"
+        "from cl_server.__main__ import main; main(); print(sorted(sys.modules))",
+        tmp_path,
+        CL_SERVER_DIR=str(tmp_path),
+    )
+
+    assert "start the server once" in shown.stderr
+    assert "sqlalchemy" in shown.stdout
+    for framework in ("fastapi", "starlette", "httpx2", "uvicorn", "alembic"):
+        assert f"'{framework}'" not in shown.stdout
+
+
+URL_EXPECTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME is expected"
+NO_FOLDER = "sqlite:////proc/x/y.db"
+
+
+@pytest.mark.parametrize(
+    ("command", "variable", "url", "shown", "problem"),
+    [
+        ("auth", "AUTH_DATABASE_URL", "nonsense", "nonsense", URL_EXPECTED),
+        ("auth", "AUTH_DATABASE_URL", "mysql://me:secret@x/y", "mysql://me:***@x/y", URL_EXPECTED),
+        (
+            "store",
+            "DATABASE_URL",
+            "postgresql://me@x:port/y",
+            "postgresql://me@x:port/y",
+            URL_EXPECTED,
+        ),
+        ("store", "STORE_DATABASE_URL", NO_FOLDER, NO_FOLDER, "there is no directory /proc/x"),
+        ("worker", "WORKER_DATABASE_URL", "nonsense", "nonsense", URL_EXPECTED),
+        ("worker", "STORE_DATABASE_URL", "nonsense", "nonsense", URL_EXPECTED),
+        ("up", "WORKER_DATABASE_URL", NO_FOLDER, NO_FOLDER, "there is no directory /proc/x"),
+    ],
+)
+def test_a_database_that_cannot_be_is_named_in_one_line(
+    command: str, variable: str, url: str, shown: str, problem: str, tmp_path: Path
+) -> None:
+    refused = run_command(
+        command,
+        environment={
+            **plain_environment(tmp_path), "CL_SERVER_DIR": str(tmp_path), variable: url
+        },
+        cwd=tmp_path,
+    )  # fmt: skip
+
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [f"cl-server: {variable}={shown!r}: {problem}"]
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:secret@nowhere.invalid/db", "sqlite:////proc/y.db"]
+)
+@pytest.mark.parametrize("command", ["auth", "store"])
+def test_a_database_that_does_not_answer_is_named_in_one_line(
+    command: str, url: str, tmp_path: Path
+) -> None:
+    variable = f"{command.upper()}_DATABASE_URL"
+    refused = run_command(
+        command,
+        "--port",
+        "0",
+        environment={
+            **plain_environment(tmp_path),
+            "CL_SERVER_DIR": str(tmp_path),
+            "BROADCAST_TYPE": "none",
+            "LOG_LEVEL": "ERROR",
+            variable: url,
+        },
+        cwd=tmp_path,
+    )
+
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert "cannot be used" in line and variable in line
+    assert url.partition("@")[2] in line and "secret" not in line
+
+
+@pytest.mark.parametrize("document", ["[]", '{"status": "ok"}', "null"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("jobs", "list"),
+        ("jobs", "show", "1"),
+        ("jobs", "stats"),
+        ("tasks", "list"),
+        ("workers", "list"),
+        ("run", "image_resize", __file__),
+    ],
+    ids=" ".join,
+)
+def test_another_program_at_the_address_is_told_in_one_line(
+    command: tuple[str, ...], document: str, tmp_path: Path
+) -> None:
+    with answering(with_body(200, document, "application/json")) as url:
+        environment = {**plain_environment(tmp_path), "CL_STORE_URL": url}
+        refused = run_command(*command, environment=environment, cwd=tmp_path)
+
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"cl-server: what answers at {url}/compute/")
+    assert line.endswith("check the address (CL_STORE_URL)")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--version", "--help", "config"])
+def test_output_that_cannot_be_written_is_told_in_one_line(
+    command: str, unbuffered: str, tmp_path: Path
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "cl_server", command],
+            env={**plain_environment(tmp_path), "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+
+    assert ran.returncode == 1
+    assert ran.stderr == ("cl-server: what was to be written cannot be: No space left on device\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_failure_to_talk_about(
+    unbuffered: str, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        ran = subprocess.run(
+            [sys.executable, "-m", "cl_server", "config"],
+            env={**plain_environment(tmp_path), "PYTHONUNBUFFERED": unbuffered},
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+
+    assert (ran.returncode, ran.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

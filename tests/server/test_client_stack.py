@@ -12,10 +12,11 @@ from cli_stack import LAKE, LIGHTHOUSE, PASSWORD, Stack, size_of
 
 from cl_server.cli.connection import SavedToken, Server, make_sign_in
 from cl_server.client import Client, EventStream
-from cl_server.client.batch import Batch, Run
+from cl_server.client.batch import Batch
 from cl_server.client.destinations import Destinations
 from cl_server.client.errors import DamagedDownload, NotFound, SignInNeeded
 from cl_server.client.models import JobFile
+from cl_server.client.run import Run
 from cl_server.client.tokens import read_sign_in
 
 

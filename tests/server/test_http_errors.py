@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.testclient import TestClient
 
 from cl_server.http.access import ANYONE, requires
-from cl_server.http.errors import Conflict, Problem, problem_responses
+from cl_server.http.error_pages import problem_responses
+from cl_server.http.errors import Conflict, Problem
 from cl_server.http.fields import MAX_BODY_BYTES, body_of, fields_of
 from cl_server.http.paging import PageQuery, Pagination, paginate
 from cl_server.logs import bind_log_context, configure_logging
@@ -176,7 +177,7 @@ def test_an_empty_form_value_is_null(client: TestClient) -> None:
         ({"content": b"\xff", "headers": {"content-type": "application/json"}}, 422),
         ({"content": b"label=ab", "headers": {"content-type": "text/plain"}}, 415),
         ({"content": b"label=ab"}, 415),
-        ({"files": {"label": ("a.txt", b"ab")}}, 400),
+        ({"files": {"label": ("a.txt", b"ab")}}, 422),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400),
         ({"data": {f"field{n}": "x" for n in range(201)}}, 400),
         ({"json": {"label": "x" * MAX_BODY_BYTES}}, 413),

@@ -78,7 +78,7 @@ def test_a_signal_ends_every_service_and_its_streams(number: signal.Signals) -> 
             process.send_signal(number)
             assert next(lines) == "ended"
         output, _ = process.communicate(timeout=10)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 6
         assert output.split() == ["stopped", "stopped", "end"]
         assert process.returncode == 0
 
@@ -106,7 +106,7 @@ def test_a_second_signal_does_not_wait() -> None:
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=10)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 6
 
 
 def wait_until_refused(url: str) -> None:

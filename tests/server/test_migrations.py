@@ -164,7 +164,7 @@ def test_a_database_of_create_all_is_taken_over(engine: Engine, service: Service
 def test_a_library_users_database_gets_the_stores_own_tables(engine: Engine) -> None:
     from cl_server_shared.models import Base
 
-    library = [Base.metadata.tables[name] for name in runner.FIRST_TABLES["store"]]
+    library = [Base.metadata.tables[name] for name in runner.LIBRARY_TABLES["store"]]
     Base.metadata.create_all(engine, tables=library)
     migrate("store", engine)
     names = {name.split()[1].partition(".")[0] for name in schema_of(engine)}

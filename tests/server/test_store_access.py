@@ -23,8 +23,18 @@ NEEDS = {
     ("GET", "/compute/jobs/{job_id}"): "ai_inference_support",
     ("GET", "/compute/jobs/{job_id}/files/{path:path}"): "ai_inference_support",
     ("DELETE", "/compute/jobs/{job_id}"): "ai_inference_support",
+    ("POST", "/compute/jobs/{job_id}/cancel"): "ai_inference_support",
+    ("POST", "/compute/jobs/{job_id}/retry"): "ai_inference_support",
+    ("GET", "/compute/jobs/{job_id}/attempts"): "ai_inference_support",
+    ("POST", "/compute/bulk"): "ai_inference_support",
+    ("DELETE", "/compute/admin/jobs/cleanup"): "admin",
+    ("GET", "/compute/admin/jobs/storage/size"): "admin",
     ("GET", "/compute/tasks"): "ai_inference_support",
+    ("PUT", "/compute/tasks/{task_type}"): "admin",
+    ("GET", "/compute/statistics"): "ai_inference_support",
+    ("GET", "/compute/workers"): "ai_inference_support",
     ("GET", "/events"): "ai_inference_support",
+    ("GET", "/metrics"): "admin",  # or loopback: test_store_metrics.py
 }
 PERMISSIONS = sorted({*NEEDS.values(), "admin"})
 
@@ -89,7 +99,11 @@ def test_auth_disabled_opens_all_and_says_so(tmp_path: Path) -> None:
         assert store.client.get("/healthz").json()["auth_disabled"] is True
         for method, path in NEEDS:
             assert status(store, method, path, {}) not in (401, 403)
-        answer = store.client.post("/entities", files={"image": ("a.jpg", picture())})
+        answer = store.client.post(
+            "/entities",
+            files={"image": ("a.jpg", picture())},
+            data={"is_collection": "false"},
+        )
         assert answer.status_code == 201
         data = {"width": "1", "height": "1", "entity_ids": str(answer.json()["id"])}
         job = store.client.post("/compute/jobs/image_resize", data=data)

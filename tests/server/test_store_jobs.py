@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,8 @@ from store_harness import (
     running_store,
     wrong_values,
 )
+
+from cl_server.store.service_jobs import LIST_READ_BYTES
 
 RESIZE = "/compute/jobs/image_resize"
 JOB_KEYS = {
@@ -162,6 +167,16 @@ def test_media_that_one_may_not_read_cannot_be_an_input(store: RunningStore) -> 
     assert store.job_folders() == []
 
 
+@pytest.mark.parametrize("written", ["0_{}", "+{}", "\u0661", '["\u0661"]', "[1.0]"])
+def test_an_id_is_written_in_digits(store: RunningStore, written: str) -> None:
+    entity_id = store.upload(picture()).json()["id"]
+    assert entity_id == 1  # U+0661 is the Arabic digit
+
+    refused = resize(store, entity_ids=written.format(entity_id))
+
+    assert wrong_values(refused) == ["entity_ids"]
+
+
 def test_an_entity_that_has_no_file_cannot_be_an_input(store: RunningStore) -> None:
     trip = store.add_collection()
     for entity_ids in (f"{trip}", "99", "x", "0", "-1", "1.5", "[true]", str(2**70)):
@@ -189,6 +204,21 @@ def test_every_wrong_value_is_listed_and_nothing_is_left(store: RunningStore) ->
 
 
 @pytest.mark.parametrize(
+    "data",
+    [
+        {"width": "3", "height": "2", "hight": "3"},
+        {"width": "3", "height": "2", "hight": ["3", "4"]},
+        {"params": '{"width": 3, "height": 2, "hight": 3}'},
+        {"params": '{"width": 3, "height": 2, "hight": 3}', "hight": "3"},
+    ],
+)
+def test_an_unknown_parameter_is_listed_once(store: RunningStore, data: dict[str, Any]) -> None:
+    files = {"file": ("a.jpg", picture())}
+    refused = store.client.post(RESIZE, data=data, files=files, headers=store.ann)
+    assert wrong_values(refused) == ["hight"]
+
+
+@pytest.mark.parametrize(
     ("fields", "wrong"),
     [
         ({"priority": "-1"}, "priority"),
@@ -211,6 +241,24 @@ def test_every_wrong_value_is_listed_and_nothing_is_left(store: RunningStore) ->
 def test_a_wrong_value_is_named(store: RunningStore, fields: dict[str, str], wrong: str) -> None:
     assert wrong in wrong_values(resize(store, "a.jpg", **fields))
     assert store.job_folders() == []
+
+
+def test_an_output_below_another_is_a_wrong_value(store: RunningStore) -> None:
+    paths = ["output/x.jpg", "output/x.jpg/y.jpg"]
+    assert wrong_values(resize(store, "a.jpg", "b.jpg", output_paths=paths)) == ["output_paths"]
+    assert store.job_folders() == []
+
+
+@pytest.mark.parametrize("flag", [True, False])
+@pytest.mark.parametrize("option", ["priority", "max_retries", "timeout_seconds"])
+def test_true_is_no_number(store: RunningStore, option: str, flag: bool) -> None:
+    entity_id = store.upload(picture()).json()["id"]
+    body = {"width": 3, "height": 2, "entity_ids": [entity_id], option: flag}
+
+    refused = store.client.post(RESIZE, json=body, headers=store.ann)
+
+    assert wrong_values(refused) == [option]
+    assert "a number is expected, not true or false" in refused.json()["detail"]
 
 
 def test_a_task_that_reads_files_needs_one(store: RunningStore) -> None:
@@ -266,19 +314,85 @@ def test_a_finished_job_shows_its_files(store: RunningStore, publish: bool) -> N
     assert not (store.settings.compute_dir / "jobs" / job_id / "attempts").exists()
 
 
-def test_a_digest_is_read_once_and_again_when_the_file_changed(store: RunningStore) -> None:
-    job_id = store.add_job()["job_id"]
+def finished_job(store: RunningStore, **outputs: bytes) -> tuple[str, Path]:
+    """A completed job's address, and its `output` folder with these files, `.txt` each."""
+    path = f"/compute/jobs/{store.add_job()['job_id']}"
     claimed = store.worker.claim()
-    store.worker.write_output(claimed, "a.txt", b"one")
     store.worker.complete(claimed)
-    listed = store.client.get("/compute/jobs", headers=store.ann).json()["items"][0]
-    assert listed["output_files"][0]["sha256"] is None
+    folder = store.settings.compute_dir / path.removeprefix("/compute/") / "output"
+    for stem, content in outputs.items():
+        (folder / f"{stem}.txt").write_bytes(content)
+    return path, folder
+
+
+def shown_outputs(store: RunningStore, path: str) -> list[str]:
+    """The names that the job shows: the same alone and in the list of jobs."""
+    listed = store.client.get("/compute/jobs", headers=store.ann)
+    alone = store.client.get(path, headers=store.ann)
+    assert (listed.status_code, alone.status_code) == (200, 200), (listed.text, alone.text)
+    assert listed.json()["items"][0]["output_files"] == alone.json()["output_files"]
+    return [file["name"] for file in alone.json()["output_files"]]
+
+
+def test_a_digest_is_read_again_when_the_file_changed(store: RunningStore) -> None:
+    path, folder = finished_job(store)
     for content in (b"one", b"other"):
-        (store.settings.compute_dir / "jobs" / job_id / "output/a.txt").write_bytes(content)
-        job = store.client.get(f"/compute/jobs/{job_id}", headers=store.ann).json()
-        assert job["output_files"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+        (folder / "a.txt").write_bytes(content)
+        listed = store.client.get("/compute/jobs", headers=store.ann).json()["items"][0]
+        digest = hashlib.sha256(content).hexdigest()
+        assert listed["output_files"][0]["sha256"] == digest
+        assert store.client.get(path, headers=store.ann).json() == listed
+
+
+def test_a_list_leaves_out_the_digest_of_a_file_that_takes_long_to_read(
+    store: RunningStore,
+) -> None:
+    path, folder = finished_job(store, small=b"small")
+    with (folder / "large.bin").open("wb") as file:
+        file.truncate(LIST_READ_BYTES + 1)
+
+    def digests(job: dict[str, Any]) -> list[bool]:
+        return [file["sha256"] is not None for file in job["output_files"]]
+
     listed = store.client.get("/compute/jobs", headers=store.ann).json()["items"][0]
-    assert listed["output_files"][0]["sha256"] == hashlib.sha256(b"other").hexdigest()
+    assert digests(listed) == [False, True]
+    assert digests(store.client.get(path, headers=store.ann).json()) == [True, True]
+    listed = store.client.get("/compute/jobs", headers=store.ann).json()["items"][0]
+    assert digests(listed) == [True, True]
+
+
+def test_only_plain_files_are_shown_and_handed_out(store: RunningStore) -> None:
+    path, folder = finished_job(store, plain=b"plain")
+    os.mkfifo(folder / "fifo")
+    (folder / "loop").symlink_to("loop")
+    (folder / "link").symlink_to("plain.txt")
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(folder):
+        listening.bind("socket")
+
+    assert shown_outputs(store, path) == ["plain.txt"]
+    for name in ("fifo", "socket", "loop", "loop/x", "link", "fifo/x", "plain.txt/x"):
+        assert_problem(store.client.get(f"{path}/files/output/{name}", headers=store.ann), 404)
+
+
+def test_a_fifo_among_what_an_attempt_wrote_stops_nobody(store: RunningStore) -> None:
+    path = f"/compute/jobs/{store.add_job()['job_id']}"
+    claimed = store.worker.claim()
+    store.worker.write_output(claimed, "a.txt", b"a")
+    attempt = store.settings.compute_dir / path.removeprefix("/compute/") / "attempts/1"
+    os.mkfifo(attempt / "fifo")
+    store.worker.complete(claimed, publish=False)
+    assert shown_outputs(store, path) == ["a.txt"]
+
+
+def test_a_file_that_cannot_be_named_or_read_breaks_no_answer(
+    store: RunningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, folder = finished_job(store, a=b"a", closed=b"b")
+    Path(os.fsdecode(bytes(folder) + b"/caf\xe9.txt")).write_bytes(b"c")
+    (folder / "closed.txt").chmod(0)
+
+    assert shown_outputs(store, path) == ["a.txt", "closed.txt"]
+    assert "caf\\udce9.txt" in caplog.text
 
 
 def test_an_error_reads_failed(store: RunningStore) -> None:
@@ -318,6 +432,8 @@ def test_a_file_outside_of_what_a_job_shows_is_not_handed_out(store: RunningStor
 
     assert status("input/a.jpg") == 200
     assert status("input") == 400
+    assert status("input/") == 400
+    assert status("") == 400
     assert status("output/none.jpg") == 404
     assert status(".digests.json") == 404
     assert status("attempts/1/a.jpg") == 404
@@ -373,20 +489,13 @@ def test_a_waiting_job_and_an_ended_one_are_deleted_with_their_files(store: Runn
     store.worker.complete(store.worker.claim())
     for job_id in (waiting, ended):
         path = f"/compute/jobs/{job_id}"
-        assert store.client.delete(path, headers=store.ann).status_code == 204
+        deleted = store.client.delete(path, headers=store.ann)
+        assert (deleted.status_code, deleted.content) == (204, b"")
+        assert "content-type" not in deleted.headers
         assert_problem(store.client.get(path, headers=store.ann), 404)
         assert_problem(store.client.delete(path, headers=store.ann), 404)
     assert store.job_folders() == []
     assert store.worker.repository.fetch_next_job(["image_resize"]) is None
-
-
-def test_a_running_job_is_not_deleted(store: RunningStore) -> None:
-    job_id = store.add_job()["job_id"]
-    claimed = store.worker.claim()
-    path = f"/compute/jobs/{job_id}"
-    assert_problem(store.client.delete(path, headers=store.ann), 409)
-    store.worker.complete(claimed)
-    assert store.client.get(path, headers=store.ann).json()["status"] == "completed"
 
 
 def test_tasks_are_those_installed_and_those_that_workers_announce(store: RunningStore) -> None:
@@ -401,7 +510,16 @@ def test_tasks_are_those_installed_and_those_that_workers_announce(store: Runnin
     assert list(tasks) == sorted(tasks)
     assert tasks["image_resize"]["served"]
     assert "width" in tasks["image_resize"]["parameters"]["properties"]
-    assert tasks["remote"] == {"task_type": "remote", "parameters": remote, "served": True}
+    assert tasks["remote"] == {
+        "task_type": "remote",
+        "parameters": remote,
+        "served": True,
+        "paused": False,
+        "paused_at": None,
+        "paused_by": None,
+        "pause_reason": None,
+        "max_running": None,
+    }
     assert not tasks["image_conversion"]["served"]
 
 

@@ -25,7 +25,12 @@ def test_every_answer_and_every_error_is_described(tmp_path: Path) -> None:
             if int(status) >= 400:
                 assert "application/problem+json" in response["content"], (method, path, status)
     create = operations["POST", "/compute/jobs/{task_type}"]
-    assert {"201", "400", "401", "403", "404", "413", "415", "422"} <= create["responses"].keys()
+    assert {
+        "200", "201", "400", "401", "403", "404", "409", "413", "415", "422", "429"
+    } <= create["responses"].keys()  # fmt: skip
+    for change in ("cancel", "retry"):
+        responses = operations["POST", f"/compute/jobs/{{job_id}}/{change}"]["responses"]
+        assert {"202", "401", "403", "404", "409", "422"} <= responses.keys()
     assert {"200", "201", "422"} <= operations["POST", "/entities"]["responses"].keys()
     assert {"200", "206", "304", "400", "404", "416"} <= operations[
         "GET", "/entities/{entity_id}/media"

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,11 @@ def test_a_disk_that_is_not_mounted_stops_the_service(tmp_path: Path, kind: str)
     (tmp_path / "elsewhere").rename(tmp_path / kind)
     with running_store(tmp_path) as store:
         assert store.client.get("/readyz").status_code == 200
+
+
+def test_readiness_says_how_idle_workers_are_woken(tmp_path: Path) -> None:
+    with running_store(tmp_path) as store:
+        assert store.client.get("/readyz").json()["wake_up"] == "inotify"
 
 
 def test_a_disk_that_goes_away_is_told_and_nothing_is_written_under_it(tmp_path: Path) -> None:
@@ -177,3 +183,15 @@ def test_the_command_starts_serves_and_stops(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert (tmp_path / "media_store.db").exists()
+
+
+def test_a_database_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    with running_store(tmp_path):
+        pass
+    database = tmp_path / "media_store.db"
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+    database.chmod(0o640)
+    with running_store(tmp_path) as store:
+        store.add_collection()
+        modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("media_store.db*")}
+    assert modes == {0o640}

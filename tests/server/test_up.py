@@ -73,6 +73,12 @@ def make_photos(folder: Path, count: int) -> None:
     (folder / "notes.txt").write_text("no picture")
 
 
+def database_files(up: Up) -> dict[str, int]:
+    """Every file of a database, with its mode."""
+    files = [path for path in up.directory.glob("*.db*") if "-idle-" not in path.name]
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in files}
+
+
 # A life from its start to its end
 
 
@@ -102,6 +108,7 @@ def test_it_starts_everything_says_where_and_ends_without_a_trace(start: START) 
     assert up.pids() == set()
     assert not (up.config_dir / "local-server.json").exists()
     assert up.errors == []
+    assert database_files(up) == {"user_auth.db": 0o600, "media_store.db": 0o600}
 
 
 def test_photos_are_imported_once_and_each_resized_once(start: START, tmp_path: Path) -> None:
@@ -131,6 +138,18 @@ def test_photos_are_imported_once_and_each_resized_once(start: START, tmp_path: 
     assert not any("password" in line for line in second.lines)
     with client_of(second) as client:
         assert len(client.list_jobs(task_type="image_resize")["items"]) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_clean_stop_leaves_nothing_of_a_database_but_its_file(
+    start: START, number: signal.Signals
+) -> None:
+    up = start().wait_until_ready()
+    with client_of(up) as client, client.events().connect():
+        assert set(database_files(up).values()) == {0o600}
+        assert up.stop(number) == 0
+
+    assert database_files(up).keys() == {"user_auth.db", "media_store.db"}
 
 
 def test_killing_it_leaves_nothing_running(start: START) -> None:

@@ -7,13 +7,17 @@ import json
 import os
 import signal
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from sqlalchemy import text
 from worker_harness import Workshop, is_alive, wait_until, wait_until_gone, workshop_in
+
+from cl_ml_tools import Job
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 MEMORY_BYTES = 300 * 1024**2
@@ -47,22 +51,26 @@ def test_a_photo_is_resized(shop: Workshop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("do", "reason"),
+    ("do", "reason", "outcome"),
     [
-        ("raise", "RuntimeError: the lens is dirty"),
-        ("error", "the film has run out"),
-        ("sys_exit", "exit code 3; its last output: the shutter is stuck"),
-        ("os_exit", "exit code 4"),
-        ("kill_itself", "killed by SIGKILL"),
-        ("raise_base_exception", "exit code 1"),
-        ("report_nonsense", "progress 101 is not a whole number from 0 to 100"),
-        ("eat_memory", "more than the 300 MiB that it may take (WORKER_JOB_MEMORY_BYTES)"),
-        pytest.param("eat_memory_elsewhere", "more than the 300 MiB", marks=pytest.mark.long),
-        ("allocate_too_much", "see WORKER_JOB_MEMORY_BYTES"),
+        ("raise", "RuntimeError: the lens is dirty", "error"),
+        ("error", "the film has run out", "error"),
+        ("sys_exit", "exit code 3; its last output: the shutter is stuck", "crash"),
+        ("os_exit", "exit code 4", "crash"),
+        ("kill_itself", "killed by SIGKILL", "crash"),
+        ("raise_base_exception", "exit code 1", "crash"),
+        ("report_nonsense", "progress 101 is not a whole number from 0 to 100", "error"),
+        ("eat_memory", "more than the 300 MiB that it may take (WORKER_JOB_MEMORY_BYTES)", "crash"),
+        pytest.param(
+            "eat_memory_elsewhere", "more than the 300 MiB", "crash", marks=pytest.mark.long
+        ),
+        ("allocate_too_much", "see WORKER_JOB_MEMORY_BYTES", "error"),
+        ("no_json", "the module's task_output cannot be written as JSON", "error"),
+        ("no_result", "not a dict whose status is ok or error", "error"),
     ],
 )
 def test_a_job_that_fails_runs_again_and_then_ends_with_the_reason(
-    shop: Workshop, do: str, reason: str
+    shop: Workshop, do: str, reason: str, outcome: str
 ) -> None:
     job_id = shop.add(do, max_retries=1)
     wait_until(lambda: shop.row(job_id)["retry_count"] == 1, explain=shop.logs)
@@ -77,6 +85,24 @@ def test_a_job_that_fails_runs_again_and_then_ends_with_the_reason(
     assert shop.events(job_id) == ["queued", "started", "retrying", "started", "failed"]
     assert shop.output(job_id) == []
     assert shop.attempts(job_id) == []
+    kept = shop.kept_attempts(job_id)
+    assert [(row["attempt"], row["outcome"]) for row in kept] == [(1, outcome), (2, outcome)]
+    assert all(reason in row["error"] for row in kept)
+    assert all(row["ended_at"] >= row["started_at"] >= ended["started_at"] for row in kept)
+
+
+def test_an_attempt_whose_folder_cannot_be_made_fails_and_says_so(shop: Workshop) -> None:
+    job_id = "no-folder"
+    job_path = shop.storage.create_job_directory(job_id)
+    (job_path / "attempts").write_text("in the way")
+    job = Job(job_id=job_id, task_type="act", params={"do": "nothing", "folder": str(shop.folder)})
+    shop.repository.add_job(job, max_retries=0)
+
+    ended = shop.wait_for_end(job_id)
+
+    assert ended["status"] == "error"
+    assert ended["error_message"].startswith("the attempt's folder cannot be made: ")
+    assert str(job_path / "attempts") in ended["error_message"]
 
 
 @pytest.mark.parametrize("do", ["hang_with_gil", "match_forever"])
@@ -85,6 +111,8 @@ def test_a_job_that_hangs_is_ended_by_its_timeout(shop: Workshop, do: str) -> No
     ended = shop.wait_for_end(job_id)
     assert ended["status"] == "error"
     assert ended["error_message"] == "it took longer than the 0.5 seconds that it may take"
+    (kept,) = shop.kept_attempts(job_id)
+    assert (kept["outcome"], kept["error"]) == ("timeout", ended["error_message"])
 
 
 def test_the_first_rerun_waits_one_to_two_seconds(shop: Workshop) -> None:
@@ -96,12 +124,33 @@ def test_the_first_rerun_waits_one_to_two_seconds(shop: Workshop) -> None:
     wait_until(lambda: shop.output(job_id) == ["a.txt"])
 
 
+def test_a_module_can_postpone_its_job_at_no_cost(shop: Workshop) -> None:
+    asked_at = time.time_ns() // 1_000_000
+    job_id = shop.add("later", max_retries=0)
+    wait_until(lambda: shop.events(job_id)[2:], explain=shop.logs)
+    row = shop.row(job_id)
+    assert (row["status"], row["retry_count"], row["progress"]) == ("queued", 0, 0)
+    assert row["error_message"] is None
+    with shop.engine.connect() as connection:
+        query = text(
+            "SELECT available_at FROM queue_entries "
+            "WHERE id = (SELECT id FROM jobs WHERE job_id = :job_id)"
+        )
+        due_at = connection.execute(query, {"job_id": job_id}).scalar_one()
+    assert 3600_000 <= due_at - asked_at < 3700_000
+    (kept,) = shop.kept_attempts(job_id)
+    assert (kept["outcome"], kept["output"]) == ("postponed", "the sun is not up yet\n")
+    assert shop.attempts(job_id) == []
+    shop.end_waiting()
+    assert shop.wait_for_end(job_id)["status"] == "completed"
+    assert shop.events(job_id) == ["queued", "started", "queued", "started", "completed"]
+    wait_until(lambda: shop.output(job_id) == ["a.txt"])
+
+
 @pytest.mark.parametrize(
     ("do", "reason"),
     [
         ("finally_raise", "there is no picture in it"),
-        ("no_json", "the module's task_output cannot be written as JSON"),
-        ("no_result", "not a dict whose status is ok or error"),
         ("large_output", "write what is large to a file"),
     ],
 )
@@ -119,6 +168,10 @@ def test_output_that_is_long_or_no_text_harms_nobody(shop: Workshop) -> None:
     assert sum("a line of output" in line["message"] for line in worker.log()) <= 1000
     logged = next(line for line in worker.log() if "a line of output" in line["message"])
     assert logged["job_id"] == job_ids[0]
+    (kept,) = shop.kept_attempts(job_ids[0])
+    assert (kept["outcome"], kept["error"]) == ("completed", None)
+    assert len(kept["output"]) == 64 * 1024
+    assert kept["output"].endswith("yyy\n")
 
 
 def test_processes_that_a_job_started_end_with_its_child(shop: Workshop) -> None:
@@ -166,7 +219,7 @@ def truncated_jpeg() -> bytes:
         ("letter.jpg", b"Dear reader, this is not a photo.\n", ["letter.jpg", "not a picture"]),
         ("half.jpg", truncated_jpeg(), ["half.jpg", "damaged or cut off"]),
         ("nothing.jpg", b"", ["nothing.jpg", "empty"]),
-        ("bomb.png", huge_png(), ["bomb.png", "100 megapixels"]),
+        ("bomb.png", huge_png(), ["bomb.png", "20000 x 10000"]),
     ],
 )
 def test_a_file_that_is_no_picture_fails_at_once_with_a_sentence(

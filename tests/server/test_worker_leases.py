@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -83,6 +84,47 @@ def test_a_frozen_worker_ends_no_job_twice(shop: Workshop) -> None:
     other.terminate()
     assert shop.wait_for_end(shop.add())["status"] == "completed"  # by the one that was frozen
     frozen.assert_calm()
+
+
+def test_a_job_that_holds_pythons_lock_ends_with_its_frozen_workers_lease(shop: Workshop) -> None:
+    """No thread of the child runs then, its watchdog neither."""
+    frozen = shop.ready_worker()
+    shop.add("hang_with_gil")
+    child = shop.wait_for_sign()
+    frozen.signal(signal.SIGSTOP)
+    wait_until_gone(child, timeout_seconds=10)
+
+
+def test_what_a_frozen_worker_completes_too_late_is_discarded(tmp_path: Path) -> None:
+    with workshop_in(tmp_path, WORKER_LEASE_SECONDS="3", WORKER_POLL_INTERVAL="1") as shop:
+        frozen = shop.ready_worker()
+        job_id = shop.add("wait")
+        child = shop.wait_for_sign()
+        other = shop.ready_worker()
+        frozen.signal(signal.SIGSTOP)
+        shop.let_go_on()
+        wait_until(lambda: shop.signs("ended"), explain=shop.logs)  # nobody takes its result
+        shop.wait_for_status(job_id, "queued", timeout_seconds=20)
+        shop.end_waiting()
+        ended = shop.wait_for_end(job_id)
+        assert json.loads(ended["task_output"])["pid"] != child
+        frozen.signal(signal.SIGCONT)
+        frozen.wait_for_log("the claim was lost")
+        assert shop.row(job_id) == ended
+        assert shop.events(job_id) == ["queued", "started", "retrying", "started", "completed"]
+        assert shop.output(job_id) == ["a.txt"]
+        frozen.assert_calm()
+        other.assert_calm()
+
+
+def test_a_job_whose_claim_was_taken_away_is_ended(shop: Workshop) -> None:
+    worker = shop.ready_worker()
+    job_id = shop.add("hang")
+    child = shop.wait_for_sign()
+    shop.repository.delete_job(job_id)
+    wait_until_gone(child, timeout_seconds=10)
+    assert shop.wait_for_end(shop.add())["status"] == "completed"
+    worker.assert_calm()
 
 
 def test_an_outcome_without_a_claim_changes_nothing(tmp_path: Path) -> None:

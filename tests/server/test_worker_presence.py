@@ -141,7 +141,7 @@ def test_a_broker_that_is_down_slows_nothing_and_is_told_later(
     began = time.monotonic()
     for job_id in job_ids:
         assert shop.wait_for_end(job_id)["status"] == "completed"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     broker.start()
     listener = listen()
     wait_until(lambda: presences(listener) == {f"{WORKERS}/attic"})

@@ -25,6 +25,7 @@ from sqlalchemy import text
 from cl_ml_tools import Job, NoOpBroadcaster
 from cl_server.migrations import migrate
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
+from cl_server_shared.control import JobControl
 from cl_server_shared.engine import (
     create_database_engine,
     create_session_factory,
@@ -51,7 +52,7 @@ class Workshop:
             "CL_SERVER_DIR": str(self.data),
             "BROADCAST_TYPE": "none",
             "WORKER_CONCURRENCY": "1",
-            "PYTHONPATH": os.pathsep.join([str(self.plugins), str(PLUGINS)]),
+            "PYTHONPATH": search_path(self.plugins),
             **environment,
         }
         self.database = self.data / "media_store.db"
@@ -66,10 +67,7 @@ class Workshop:
 
     def add_plugin(self, name: str, entry_point: str) -> None:
         """Make a distribution that brings one module of `cl_ml_tools.tasks`."""
-        info = self.plugins / f"{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[cl_ml_tools.tasks]\n{name} = {entry_point}\n")
+        add_plugin(self.plugins, name, entry_point)
 
     def start_worker(self, *options: str, **environment: str) -> WorkerProcess:
         log = self.directory / f"worker-{len(self.workers)}.log"
@@ -130,6 +128,21 @@ class Workshop:
                 text("UPDATE queue_entries SET available_at = 1 WHERE available_at IS NOT NULL")
             )
 
+    def cancel(self, job_id: str) -> None:
+        """Ask for the end of a job that runs."""
+        control = JobControl(create_session_factory(self.engine))
+        control.broadcaster = NoOpBroadcaster()
+        control.cancel_job(job_id)
+
+    def kept_attempts(self, job_id: str) -> list[dict[str, Any]]:
+        """The rows of `job_attempts`."""
+        with self.engine.connect() as connection:
+            query = text(
+                "SELECT job_attempts.* FROM job_attempts JOIN jobs ON jobs.id = entry_id "
+                "WHERE job_id = :job_id ORDER BY job_attempts.id"
+            )
+            return [dict(row) for row in connection.execute(query, {"job_id": job_id}).mappings()]
+
     def wait_for_status(
         self, job_id: str, *statuses: str, timeout_seconds: float = PATIENCE_SECONDS
     ) -> dict[str, Any]:
@@ -169,6 +182,20 @@ class Workshop:
         for worker in self.workers:
             worker.close()
         self.engine.dispose()
+
+
+def search_path(plugins: Path) -> str:
+    """The processes' PYTHONPATH: plug-ins, and what the tests themselves are run with."""
+    ours = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(plugins), str(PLUGINS), *([ours] if ours else [])])
+
+
+def add_plugin(folder: Path, name: str, entry_point: str) -> None:
+    """Make a distribution in a folder of the search path; it brings one module."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[cl_ml_tools.tasks]\n{name} = {entry_point}\n")
 
 
 @cache

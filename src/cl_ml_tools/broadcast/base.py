@@ -35,7 +35,8 @@ class Broadcaster(Protocol):
             qos: MQTT's quality of service: 0, 1 or 2.
 
         Returns:
-            Whether it was handed over. False while there is no connection: the caller keeps it.
+            Whether it was handed over. False while there is no connection: then it waits for one,
+            in order, and is not to be repeated.
         """
         ...
 

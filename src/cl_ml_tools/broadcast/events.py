@@ -53,5 +53,6 @@ def job_event(
 
 
 def to_json(event: Mapping[str, Any]) -> str:
-    """Return an event as compact JSON text."""
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    """Return an event as compact JSON text, always valid UTF-8: half of a surrogate pair is a `?`."""
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,8 +1,9 @@
 """The broadcaster that speaks MQTT 3.1.1, through paho: the only file that imports it.
 
 Paho's own thread connects, reconnects and receives. Two rules keep what arrives in order and
-bounded: nothing is handed to paho while it is disconnected, and at a reconnect what was not yet
-acknowledged is sent again from here, not by paho (which would send it after what is newer).
+bounded: nothing is handed to paho while it is disconnected, it waits here; and at a reconnect what
+was not yet acknowledged is sent again from here, not by paho (which would send it after what is
+newer), then what waited, then what is new.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import socket
 import threading
 import uuid
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 from weakref import WeakSet
 
 from ..errors import MissingExtra
 from .base import MessageCallback
+from .waiting import Message, WaitingMessages
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
@@ -28,24 +29,16 @@ __all__ = ["MQTTBroadcaster"]
 logger = logging.getLogger(__name__)
 
 MIN_RECONNECT_SECONDS = 1
-MAX_RECONNECT_SECONDS = 30
+MAX_RECONNECT_SECONDS = 2  # a try costs next to nothing, and events wait for it
 KEEPALIVE_SECONDS = 30
 SHUTDOWN_SECONDS = 2.0
 
-# MQTT's message ids are 16 bits; what is not taken stays with the caller.
+# How many messages wait for a connection; with events about jobs, a few megabytes.
+MAX_WAITING = 10_000
+
+# MQTT's message ids are 16 bits; what the broker is too slow for waits as well.
 MAX_UNACKNOWLEDGED = 20_000
 MQTT_QUEUE_FULL = 15  # paho's MQTT_ERR_QUEUE_SIZE: it still uses the message id that came next
-
-
-@dataclass
-class _Message:
-    """A message that the broker has not acknowledged yet."""
-
-    topic: str
-    payload: str
-    qos: int
-    retain: bool
-    acknowledged: Future[bool] = field(default_factory=Future)
 
 
 class MQTTBroadcaster:
@@ -96,10 +89,11 @@ class MQTTBroadcaster:
         self._closed = False
         self._online = threading.Event()
         self._said_down = False
-        self._unacknowledged: dict[int, _Message] = {}
+        self._waiting = WaitingMessages(MAX_WAITING)
+        self._unacknowledged: dict[int, Message] = {}
         self._early_acks: set[int] = set()
-        self._retained: dict[str, _Message] = {}
-        self._will: Optional[_Message] = None
+        self._retained: dict[str, Message] = {}
+        self._will: Optional[Message] = None
         self._callbacks: dict[str, list[MessageCallback]] = {}
 
     @property
@@ -119,41 +113,55 @@ class MQTTBroadcaster:
         return self._online.wait(timeout_seconds)
 
     def disconnect(self) -> None:
-        """Wait at most two seconds for what is not yet acknowledged, then end the connection."""
+        """Wait at most two seconds for what is not yet acknowledged, then end the connection.
+
+        What waited for a connection is dropped.
+        """
         with self._lock:
             self._closed = True
+            self._waiting.drop_all()
         self._drain()
         with self._lock:
             self._close()
 
     def publish_event(self, topic: str, payload: str, qos: int = 1) -> bool:
-        """Hand one message over; False while there is no connection, then the caller keeps it."""
-        return self._publish(_Message(topic, payload, qos, retain=False))
+        """Hand one message over; without a connection it waits for one here, in order.
+
+        Returns:
+            Whether it was handed over to a connection. False: it waits (do not repeat it; of
+            10,000 the oldest is dropped), or it can never be sent: the topic is none, or
+            `disconnect` was called.
+        """
+        message = Message(topic, payload, qos, retain=False)
+        return self._publish(message)
 
     def publish_tracked(self, topic: str, payload: str, qos: int = 1) -> Future[bool]:
-        """Hand one message over and return a future: True once the broker has acknowledged it.
+        """Publish as `publish_event` does; return a future: True once the broker acknowledged it.
 
-        It is False at once where there is no connection, and at `disconnect` for what was not
-        acknowledged by then. Its callbacks run on the connection's own thread: they must not
-        publish or wait.
+        It becomes False for what can never be sent, for what was dropped because too much waited,
+        and at `disconnect` for what was not acknowledged by then. Its callbacks run on the
+        connection's own thread, or on the caller's: they must not publish or wait.
         """
-        message = _Message(topic, payload, qos, retain=False)
-        if not self._publish(message):
-            message.acknowledged.set_result(False)
+        message = Message(topic, payload, qos, retain=False)
+        self._publish(message)
         return message.acknowledged
 
     def publish_retained(self, topic: str, payload: str, qos: int = 1) -> None:
         """Set a topic's retained message. The last one of each topic is sent at every (re)connect."""
-        message = _Message(topic, payload, qos, retain=True)
+        message = Message(topic, payload, qos, retain=True)
         with self._lock:
             self._retained[topic] = message
-            self._hand_over(message)
+            self._open()
+            if self._client is not None and self._online.is_set():
+                self._send(self._client, message)
 
     def clear_retained(self, topic: str) -> None:
         """Empty a topic's retained message, at the next connect where there is none now."""
-        message = _Message(topic, "", 1, retain=True)
+        message = Message(topic, "", 1, retain=True)
         with self._lock:
-            if self._hand_over(message):
+            self._open()
+            if self._client is not None and self._online.is_set():
+                self._send(self._client, message)
                 self._retained.pop(topic, None)
             else:
                 self._retained[topic] = message
@@ -164,7 +172,7 @@ class MQTTBroadcaster:
         Call it before connecting: a connection that is open is ended and opened again with it.
         """
         with self._lock:
-            self._will = _Message(topic, payload, qos, retain)
+            self._will = Message(topic, payload, qos, retain)
             if self._client is None:
                 return
         self._drain()
@@ -187,25 +195,37 @@ class MQTTBroadcaster:
                 if self._online.is_set():
                     self._client.subscribe(topic, qos=1)
 
-    def _publish(self, message: _Message) -> bool:
+    def _publish(self, message: Message) -> bool:
+        """Send a message, or let it wait; return whether it was sent."""
         with self._lock:
-            return self._hand_over(message)
+            if self._closed:
+                message.settle(False)
+                return False
+            self._open()
+            if self._client is None or not self._online.is_set() or self._waiting:
+                self._waiting.add(message)
+                return False
+            if not self._has_room() or not self._send(self._client, message):
+                self._waiting.add(message)
+                return False
+            return not message.acknowledged.done() or message.acknowledged.result()
 
-    def _hand_over(self, message: _Message) -> bool:
-        """Give a message to paho; the caller holds `_lock`."""
-        self._open()
-        if self._client is None or self._closed or not self._online.is_set():
-            return False
-        if len(self._unacknowledged) >= MAX_UNACKNOWLEDGED:
-            return False
-        return self._send(self._client, message)
+    def _has_room(self) -> bool:
+        return len(self._unacknowledged) < MAX_UNACKNOWLEDGED
 
-    def _send(self, client: Client, message: _Message) -> bool:
+    def _send_waiting(self, client: Client) -> None:
+        """Hand over what waits, as much as there is room for; the caller holds `_lock`."""
+        while self._waiting and self._has_room() and self._send(client, self._waiting.first):
+            self._waiting.remove_first()
+
+    def _send(self, client: Client, message: Message) -> bool:
+        """Give a message to paho; False where it has no id free. The caller holds `_lock`."""
         try:
             sent = client.publish(message.topic, message.payload, message.qos, message.retain)
         except ValueError as error:  # a topic with a wildcard, a payload over 256 MB
             logger.error("a message for %r cannot be published: %s", message.topic, error)
-            return False
+            message.settle(False)
+            return True
         if sent.rc == MQTT_QUEUE_FULL:
             return False
         with self._acks_lock:
@@ -213,7 +233,7 @@ class MQTTBroadcaster:
                 self._unacknowledged[sent.mid] = message
                 return True
             self._early_acks.remove(sent.mid)
-        _settle(message, True)
+        message.settle(True)
         return True
 
     def _open(self) -> None:
@@ -274,7 +294,7 @@ class MQTTBroadcaster:
             self._unacknowledged.clear()
             self._early_acks.clear()
         for message in lost:
-            _settle(message, False)
+            message.settle(False)
 
     def _on_connect(
         self, client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any
@@ -299,6 +319,7 @@ class MQTTBroadcaster:
                 self._send(client, message)
             self._retained = {t: kept for t, kept in self._retained.items() if kept.payload}
             self._online.set()
+            self._send_waiting(client)
         if self._said_down:
             logger.info("the broker at %s:%s is there again", self._broker, self._port)
             self._said_down = False
@@ -323,7 +344,14 @@ class MQTTBroadcaster:
             if message is None:  # quicker than `_send` could note it
                 self._early_acks.add(message_id)
         if message is not None:
-            _settle(message, True)
+            message.settle(True)
+        # Never waited for here: whoever holds the lock may wait for a lock that paho holds now.
+        if self._waiting and self._lock.acquire(blocking=False):
+            try:
+                if client is self._client and self._online.is_set():
+                    self._send_waiting(client)
+            finally:
+                self._lock.release()
 
     def _say_down(self, what: str) -> None:
         """Log that there is no connection, once until there is one again."""
@@ -356,11 +384,6 @@ class MQTTBroadcaster:
 def _send_at_once(_client: Client, _data: Any, connection: Any) -> None:
     # Nagle's algorithm and delayed acknowledgements make some messages wait 40 ms otherwise.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _settle(message: _Message, acknowledged: bool) -> None:
-    if not message.acknowledged.done():
-        message.acknowledged.set_result(acknowledged)
 
 
 _instances: WeakSet[MQTTBroadcaster] = WeakSet()

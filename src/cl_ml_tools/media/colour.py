@@ -10,6 +10,7 @@ from typing import Optional
 
 from .formats import PictureFormat
 from .pillow import Image, ImageCms
+from .samples import UnsupportedSamples
 
 __all__ = ["fit_pixels", "plain_pixels"]
 
@@ -59,15 +60,18 @@ def plain_pixels(image: Image.Image) -> Image.Image:
     """Return a decoded picture in one of the six plain modes.
 
     Raises:
-        ValueError: It has 32-bit or floating-point pixels, which no screen and no format here has.
+        UnsupportedSamples: They are 32-bit or floating-point numbers, which no format here has.
     """
+    if image.mode == "I;16" and "transparency" in image.info:
+        return _grey_with_alpha(image)
     if image.has_transparency_data and image.mode in _WITH_ALPHA:
         return image.convert(_WITH_ALPHA[image.mode])
     if image.mode in _PLAIN_MODES:
         return image
     wanted = _SPELLED_OUT.get(image.mode)
     if wanted is None or (image.mode == "I" and not _fits_sixteen_bits(image)):
-        raise ValueError(f"its pixels are of the kind {image.mode!r}, with more than 16 bits each")
+        kind = "float samples of 32 bits" if image.mode == "F" else "samples of 32 bits"
+        raise UnsupportedSamples(image.format or "picture", kind)
     if wanted == "I;16" and image.mode != "I":
         image = image.convert("I")  # Pillow has no direct way from one byte order to the other
     return image.convert(wanted)
@@ -97,6 +101,14 @@ def fit_pixels(
     if profile is not None and not keeps:
         image, profile = _to_srgb(image, profile), None
     return (image if image.mode == wanted else image.convert(wanted)), profile
+
+
+def _grey_with_alpha(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey with one transparent value in 8 bits, Pillow's only grey with alpha."""
+    values = image.convert("I")
+    opacity = [255] * 65_536
+    opacity[image.info["transparency"]] = 0
+    return Image.merge("LA", (values.point(_TO_EIGHT_BITS, "L"), values.point(opacity, "L")))
 
 
 def _fits_sixteen_bits(image: Image.Image) -> bool:

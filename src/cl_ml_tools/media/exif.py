@@ -119,10 +119,9 @@ def carried_exif(image: Image.Image, size: tuple[int, int]) -> Optional[bytes]:
 
 
 def _exif_of(image: Image.Image) -> Image.Exif:
-    if image.format == "PNG" and "exif" not in image.info:
-        return Image.Exif()  # `getexif` would decode the whole picture to look behind its pixels
     try:
-        return image.getexif()
+        # Not a PNG's own `getexif`, which decodes the whole picture to look behind its pixels.
+        return Image.Image.getexif(image)
     except _BROKEN:
         return Image.Exif()
 

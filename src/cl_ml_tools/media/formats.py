@@ -25,6 +25,7 @@ class PictureFormat:
         palette: Whether it stores 256 colours only.
         is_lossy: Whether its encoder takes a quality.
         max_side: The longest side that its encoder takes, in pixels.
+        max_frame_ms: The longest time that it can show one frame of an animation.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PictureFormat:
     palette: bool = False
     is_lossy: bool = False
     max_side: int = 65_535
+    max_frame_ms: int = 65_535_000  # in seconds, 16 bits: PNG's, the longest that comes in
 
 
 FORMATS: tuple[PictureFormat, ...] = (
@@ -69,6 +71,7 @@ FORMATS: tuple[PictureFormat, ...] = (
         animates=True,
         is_lossy=True,
         max_side=16_383,
+        max_frame_ms=2**24 - 1,  # 24 bits of milliseconds
     ),
     PictureFormat(
         "gif",
@@ -81,6 +84,7 @@ FORMATS: tuple[PictureFormat, ...] = (
         keeps_resolution=False,
         animates=True,
         palette=True,
+        max_frame_ms=655_350,  # 16 bits of hundredths of a second
     ),
     PictureFormat(
         "bmp",

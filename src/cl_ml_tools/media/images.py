@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import BinaryIO, Optional
 
 from ..errors import FinalError
 from .exif import is_turned, orientation_of, taken_at_ms
 from .formats import FORMATS, PictureFormat, format_by_mime_type
-from .pillow import Image, UnidentifiedImageError, quiet_pillow, register_heif
+from .pillow import Image, UnidentifiedImageError, can_write, quiet_pillow, register_heif
+from .samples import UnsupportedSamples, unsupported_tiff_samples
 from .sniffing import SNIFF_BYTES, MediaType, sniff_media
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ImageInfo",
     "OpenedImage",
     "check_pixels",
+    "check_writable",
     "decode",
     "decoding",
     "open_image",
@@ -43,6 +45,8 @@ MAX_ANIMATION_PIXELS = 200_000_000
 
 # An hour at three frames a second; each costs time, however small it is.
 MAX_FRAMES = 10_000
+
+_GET_HEIC = "pip install 'cl-server-shared[heic]'"
 
 # What Pillow's decoders raise about broken content.
 _BROKEN = (
@@ -88,6 +92,8 @@ class OpenedImage:
         media_type: What the file is by its content.
         format: Its format.
         frames: Of an animation; 1 for any other.
+        first_frame: Where the animation begins: at 1 where a PNG has a picture for programs that
+            show no animations, which is none of its frames.
     """
 
     name: str
@@ -95,6 +101,7 @@ class OpenedImage:
     media_type: MediaType
     format: PictureFormat
     frames: int
+    first_frame: int = 0
 
 
 def read_image_info(path: Path) -> ImageInfo:
@@ -133,13 +140,15 @@ def open_image(path: Path) -> Iterator[OpenedImage]:
         file.seek(0)
         known = _format_of(name, media_type)
         with decoding(name):
-            pixels = Image.open(file, formats=[known.pillow_name])
+            pixels = _open(file, known)
         with pixels:
+            _scale_transparent_grey(pixels)
             check_pixels(name, pixels.size)
             with decoding(name):
-                frames = _count_frames(pixels, known)
-            check_pixels(name, pixels.size, frames)
-            yield OpenedImage(name, pixels, media_type, known, frames)
+                pictures = _count_pictures(pixels, known)
+            check_pixels(name, pixels.size, pictures)
+            first = 1 if pictures > 1 and getattr(pixels, "default_image", False) else 0
+            yield OpenedImage(name, pixels, media_type, known, pictures - first, first)
 
 
 def decode(image: OpenedImage) -> None:
@@ -158,11 +167,13 @@ def decoding(name: str) -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        # Pillow counts before we can: twice its own limit is where it stops.
+        # A frame that is larger than the picture: Pillow counts it before we can.
         raise FinalError(
-            f"{name} is too large: it has more pixels than Pillow's own limit; "
-            f"at most {MAX_PIXELS // 1_000_000} megapixels are accepted"
+            f"{name} is too large: a frame of it has more than the {MAX_PIXELS // 1_000_000} "
+            "megapixels that are accepted"
         ) from error
+    except UnsupportedSamples as error:
+        raise FinalError(f"{name} is of a kind that is not supported: {error}") from error
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the picture
@@ -192,6 +203,49 @@ def check_pixels(name: str, size: tuple[int, int], frames: int = 1) -> None:
         )
 
 
+def check_writable(name: str, target_format: PictureFormat) -> None:
+    """Raise `FinalError` where what writes a format is not installed here.
+
+    Args:
+        name: The name of the file to write.
+        target_format: Its format.
+    """
+    if target_format.name == "heic" and not register_heif():
+        raise FinalError(f"{name} is to be a HEIC picture; writing it needs: {_GET_HEIC}")
+    if not can_write(target_format.pillow_name):
+        raise FinalError(
+            f"{name} cannot be written: Pillow is installed here without {target_format.name}"
+        )
+
+
+def _open(file: BinaryIO, known: PictureFormat) -> Image.Image:
+    try:
+        return Image.open(file, formats=[known.pillow_name])
+    except Image.DecompressionBombError:
+        # It does not say how large; its decoder does, and `check_pixels` refuses it.
+        file.seek(0)
+        decoder, _ = Image.OPEN[known.pillow_name]
+        return decoder(file, "")
+    except UnidentifiedImageError as error:
+        kind = unsupported_tiff_samples(file) if known.name == "tiff" else None
+        if kind is None:
+            raise
+        raise UnsupportedSamples(known.pillow_name, kind) from error
+
+
+def _scale_transparent_grey(pixels: Image.Image) -> None:
+    """Bring the transparent value of a PNG to the scale of its pixels, as Pillow forgets to.
+
+    It spreads grey of 1 (Pillow 11), 2 and 4 bits over 0 to 255, and leaves the value as
+    it stands in the file.
+    """
+    transparent, tiles = pixels.info.get("transparency"), getattr(pixels, "tile", None)
+    if pixels.format == "PNG" and tiles and isinstance(transparent, int):
+        highest = {"1": 1, "L;2": 3, "L;4": 15}.get(tiles[0][3])
+        if highest is not None:
+            pixels.info["transparency"] = (transparent & highest) * 255 // highest
+
+
 def _format_of(name: str, media_type: MediaType) -> PictureFormat:
     known = format_by_mime_type(media_type.mime_type)
     if known is None:
@@ -201,12 +255,10 @@ def _format_of(name: str, media_type: MediaType) -> PictureFormat:
             f"{media_type.mime_type}; accepted are {accepted}"
         )
     if known.name == "heic" and not register_heif():
-        raise FinalError(
-            f"{name} is a HEIC picture; reading it needs: pip install 'cl-server-shared[heic]'"
-        )
+        raise FinalError(f"{name} is a HEIC picture; reading it needs: {_GET_HEIC}")
     return known
 
 
-def _count_frames(pixels: Image.Image, known: PictureFormat) -> int:
+def _count_pictures(pixels: Image.Image, known: PictureFormat) -> int:
     # The further pictures in a JPEG, TIFF or HEIC are pages and previews, not frames.
     return int(getattr(pixels, "n_frames", 1)) if known.animates else 1

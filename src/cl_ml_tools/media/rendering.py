@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ..errors import FinalError
+from .animation import animation_options, clear_canvas, in_one_mode, mark_transparent_webp
 from .colour import fit_pixels, plain_pixels
 from .exif import carried_exif, orientation_of, turn_upright
 from .formats import PictureFormat
-from .images import OpenedImage, check_pixels, decoding
+from .images import OpenedImage, check_pixels, check_writable, decoding
 from .palettes import to_palette
 from .pillow import Image
 from .replacing import replacing_file
@@ -75,32 +76,37 @@ def render(
         on_progress: Takes the share of the work that is done, 0 to 1.
 
     Raises:
-        FinalError: The picture is damaged, or the result too large for the format.
+        FinalError: The picture is damaged, the result too large for the format, or nothing that
+            writes the format is installed.
     """
-    count = image.frames if animate and target_format.animates else 1
+    moves = animate and target_format.animates
+    count, first = (image.frames, image.first_frame) if moves else (1, 0)
     _check_result(target, size, count, target_format)
     frames: list[Image.Image] = []
-    durations_ms: list[int] = []
+    durations_ms: list[float] = []
     profile: Optional[bytes] = None
     for index in range(count):
-        _load_frame(image, index)
-        durations_ms.append(round(image.pixels.info.get("duration", 0)))
+        _load_frame(image, first + index)
+        durations_ms.append(image.pixels.info.get("duration", 0))
         on_progress((index + _DECODED) / count * _CHANGED)
         frame, profile = _changed_frame(image, change, target_format)
         frames.append(to_palette(frame, dither=count == 1) if target_format.palette else frame)
         on_progress((index + 1) / count * _CHANGED)
     options = {**options, **_metadata(image, target_format, size, profile)}
     if count > 1:
-        frames = _in_one_mode(frames)
-        options.update(_animation(image, target_format, frames, durations_ms))
+        frames = in_one_mode(frames)
+        options.update(animation_options(image, target_format, frames, durations_ms))
     image.pixels.close()  # its memory is what the encoder may need
     with replacing_file(target) as file:
         try:
             frames[0].save(file, target_format.pillow_name, **options)
-        except ValueError as error:  # an encoder's own limits, of memory first of all
+        except (ValueError, OverflowError) as error:
+            # An encoder's own limits, of memory first of all.
             raise FinalError(
                 f"{target.name} cannot be written as {target_format.name}: {error}"
             ) from error
+        if count > 1 and target_format.name == "webp":
+            mark_transparent_webp(file, frames)
     on_progress(1.0)
     return RenderedImage(*size, target_format.name, target.stat().st_size)
 
@@ -108,6 +114,7 @@ def render(
 def _check_result(
     target: Path, size: tuple[int, int], count: int, target_format: PictureFormat
 ) -> None:
+    check_writable(target.name, target_format)
     check_pixels(target.name, size, count)
     if max(size) > target_format.max_side:
         raise FinalError(
@@ -119,6 +126,8 @@ def _check_result(
 def _load_frame(image: OpenedImage, index: int) -> None:
     expected = image.pixels.size
     with decoding(image.name):
+        if index and index == image.first_frame:
+            clear_canvas(image.pixels)
         if index:
             image.pixels.seek(index)
         image.pixels.load()
@@ -142,11 +151,6 @@ def _changed_frame(
     return frame, profile
 
 
-def _in_one_mode(frames: list[Image.Image]) -> list[Image.Image]:
-    modes = {frame.mode for frame in frames}
-    return frames if len(modes) == 1 else [frame.convert("RGBA") for frame in frames]
-
-
 def _metadata(
     image: OpenedImage,
     target_format: PictureFormat,
@@ -165,23 +169,3 @@ def _metadata(
         if all(low <= each <= high for each in dpi):
             kept["dpi"] = tuple(float(each) for each in dpi)
     return kept
-
-
-def _animation(
-    image: OpenedImage,
-    target_format: PictureFormat,
-    frames: list[Image.Image],
-    durations_ms: list[int],
-) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "save_all": True,
-        "append_images": frames[1:],
-        "duration": durations_ms,
-    }
-    # How often it plays, 0 for ever. A GIF that does not say plays once.
-    plays = image.pixels.info.get("loop", 1 if image.format.name == "gif" else 0)
-    if target_format.name != "gif" or plays != 1:
-        options["loop"] = plays
-    if any("transparency" in frame.info for frame in frames):
-        options["disposal"] = 2  # else what a frame leaves empty would show the one before it
-    return options

@@ -14,7 +14,7 @@ __all__ = ["replacing_file"]
 
 @contextmanager
 def replacing_file(target: Path) -> Iterator[BinaryIO]:
-    """Give a file to write, which gets its name when the block ends; an error leaves nothing.
+    """Give a file to write and read, named when the block ends; an error leaves nothing.
 
     It is on the disk before it has the name: a computer that stops in between loses the new
     file, never its content alone.
@@ -22,12 +22,12 @@ def replacing_file(target: Path) -> Iterator[BinaryIO]:
     # Short, whatever the name is: a name can be as long as the file system allows.
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException:
+    except BaseException:  # raised again: no temporary file stays, also at Ctrl-C
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)

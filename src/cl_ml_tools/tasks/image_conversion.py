@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Literal, Optional
+from typing import Literal, Optional
 
 from pydantic import Field, model_validator
 
-from ..compute import ComputeModule, ProgressCallback
 from ..media.formats import format_by_suffix
-from .pictures import PictureParams, output_path, run_per_picture
+from .pictures import PictureModule, PictureParams, PictureWork, output_path
 
 __all__ = ["ImageConversion", "ImageConversionParams"]
 
@@ -50,28 +49,14 @@ class ImageConversionParams(PictureParams):
         return output_path("converted_", input_path, suffix=f".{self.format}")
 
 
-class ImageConversion(ComputeModule):
+class ImageConversion(PictureModule[ImageConversionParams]):
     """Converts pictures to another format."""
 
-    @property
-    def supported_task_types(self) -> list[str]:
-        """`image_conversion`."""
-        return ["image_conversion"]
+    task_type = "image_conversion"
+    params = ImageConversionParams
 
-    def params_model(self, task_type: str) -> type[ImageConversionParams]:
-        """Return `ImageConversionParams`."""
-        return ImageConversionParams
-
-    async def process(
-        self,
-        job_id: str,
-        task_type: str,
-        params: dict[str, Any],
-        progress_callback: Optional[ProgressCallback] = None,
-    ) -> dict[str, Any]:
-        """Convert each input; see `ComputeModule.process`."""
+    def work(self, params: ImageConversionParams) -> PictureWork:
+        """Return the conversion of one picture."""
         from ..media.conversion import convert_image
 
-        wanted = ImageConversionParams.model_validate(params)
-        convert = partial(convert_image, format_name=wanted.format, quality=wanted.quality)
-        return run_per_picture(wanted, convert, progress_callback)
+        return partial(convert_image, format_name=params.format, quality=params.quality)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Optional
+from typing import Optional
 
 from pydantic import Field, model_validator
 
-from ..compute import ComputeModule, ProgressCallback
-from .pictures import PictureParams, output_path, run_per_picture
+from .pictures import PictureModule, PictureParams, PictureWork, output_path
 
 __all__ = ["ImageResize", "ImageResizeParams"]
 
@@ -66,34 +65,20 @@ class ImageResizeParams(PictureParams):
         return output_path("resized_", input_path)
 
 
-class ImageResize(ComputeModule):
+class ImageResize(PictureModule[ImageResizeParams]):
     """Resizes pictures; each keeps its format, unless its output path names another."""
 
-    @property
-    def supported_task_types(self) -> list[str]:
-        """`image_resize`."""
-        return ["image_resize"]
+    task_type = "image_resize"
+    params = ImageResizeParams
 
-    def params_model(self, task_type: str) -> type[ImageResizeParams]:
-        """Return `ImageResizeParams`."""
-        return ImageResizeParams
-
-    async def process(
-        self,
-        job_id: str,
-        task_type: str,
-        params: dict[str, Any],
-        progress_callback: Optional[ProgressCallback] = None,
-    ) -> dict[str, Any]:
-        """Resize each input; see `ComputeModule.process`."""
+    def work(self, params: ImageResizeParams) -> PictureWork:
+        """Return the resizing of one picture."""
         from ..media.resizing import resize_image
 
-        wanted = ImageResizeParams.model_validate(params)
-        resize = partial(
+        return partial(
             resize_image,
-            width=wanted.width,
-            height=wanted.height,
-            maintain_aspect_ratio=wanted.maintain_aspect_ratio,
-            enlarge=wanted.enlarge,
+            width=params.width,
+            height=params.height,
+            maintain_aspect_ratio=params.maintain_aspect_ratio,
+            enlarge=params.enlarge,
         )
-        return run_per_picture(wanted, resize, progress_callback)

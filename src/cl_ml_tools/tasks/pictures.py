@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Generic, Optional, Protocol, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from ..compute import BaseJobParams, ProgressCallback, with_output_paths
+from ..compute import BaseJobParams, ComputeModule, ProgressCallback, with_output_paths
 from ..errors import FinalError
-from ..workspace import MAX_COMPONENT_BYTES
+from ..names import fitted_name
 
 if TYPE_CHECKING:
     from ..media.rendering import RenderedImage
 
-__all__ = ["PictureParams", "PictureWork", "output_path", "run_per_picture"]
-
-# What ` (2)` to ` (9999)`, put behind a name that is taken, may take.
-_NUMBER_BYTES = 7
+__all__ = ["PictureModule", "PictureParams", "PictureWork", "output_path"]
 
 
 class PictureParams(BaseJobParams):
@@ -48,6 +46,45 @@ class PictureWork(Protocol):
         """Read `source`, write `target`."""
 
 
+P = TypeVar("P", bound=PictureParams)
+
+
+class PictureModule(ComputeModule, Generic[P]):
+    """A module whose one task makes a picture of each picture.
+
+    Attributes:
+        task_type: The task.
+        params: The model of its parameters.
+    """
+
+    task_type: ClassVar[str]
+    params: type[P]
+
+    @abstractmethod
+    def work(self, params: P) -> PictureWork:
+        """Return what is done with each picture. Imports what it needs: Pillow is heavy."""
+
+    @property
+    def supported_task_types(self) -> list[str]:
+        """The one task."""
+        return [self.task_type]
+
+    def params_model(self, task_type: str) -> type[P]:
+        """Return the model of the task's parameters."""
+        return self.params
+
+    async def process(
+        self,
+        job_id: str,
+        task_type: str,
+        params: dict[str, Any],
+        progress_callback: Optional[ProgressCallback] = None,
+    ) -> dict[str, Any]:
+        """Do the work with each input; see `ComputeModule.process`."""
+        wanted = self.params.model_validate(params)
+        return _run_per_picture(wanted, self.work(wanted), progress_callback)
+
+
 def output_path(prefix: str, input_path: str, *, suffix: Optional[str] = None) -> str:
     """Return `output/{prefix}{name}`, with another suffix where one is given.
 
@@ -60,12 +97,10 @@ def output_path(prefix: str, input_path: str, *, suffix: Optional[str] = None) -
     """
     name = PurePosixPath(input_path.replace("\\", "/"))
     ending = name.suffix if suffix is None else suffix
-    room = MAX_COMPONENT_BYTES - _NUMBER_BYTES - len((prefix + ending).encode())
-    stem = name.stem.encode()[: max(room, 1)].decode(errors="ignore")
-    return f"output/{prefix}{stem}{ending}"
+    return f"output/{fitted_name(prefix + name.stem, ending)}"
 
 
-def run_per_picture(
+def _run_per_picture(
     params: PictureParams, work: PictureWork, progress_callback: Optional[ProgressCallback]
 ) -> dict[str, Any]:
     """Run `work` on each input and return the result of the job.

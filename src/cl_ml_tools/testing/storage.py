@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..compute import unique_path
+from ..names import unique_path
 from ..protocols import AsyncReadable
-from ..workspace import check_name, check_relative_path, resolve_inside
+from ..workspace import job_folder, make_job_folders, naming, prepare_upload, resolve_inside
 
 __all__ = ["ScratchStorage"]
 
@@ -26,33 +26,29 @@ class ScratchStorage:
 
     def create_job_directory(self, job_id: str) -> Path:
         """Make the job's workspace and return its absolute path."""
-        for folder in (self.get_input_path(job_id), self.get_output_path(job_id)):
-            folder.mkdir(parents=True, exist_ok=True)
-        return self.get_job_path(job_id)
+        return make_job_folders(self.base_dir, job_id)
 
     def get_job_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's workspace."""
-        return resolve_inside(self.base_dir, f"jobs/{check_name(job_id)}")
+        return job_folder(self.base_dir, job_id)
 
     def get_input_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's input folder."""
-        return self.get_job_path(job_id) / "input"
+        return job_folder(self.base_dir, job_id, "input")
 
     def get_output_path(self, job_id: str) -> Path:
         """Return the absolute path of the job's output folder."""
-        return self.get_job_path(job_id) / "output"
+        return job_folder(self.base_dir, job_id, "output")
 
     async def save_input_file(
         self, job_id: str, filename: str, file: AsyncReadable
     ) -> dict[str, Any]:
         """Save an upload in the input folder; a taken name becomes `a (2).jpg`."""
+        wanted = prepare_upload(self.base_dir, job_id, filename)
         folder = self.get_input_path(job_id)
-        wanted = resolve_inside(folder, check_relative_path(filename).as_posix())
         content = await file.read()
-        self.create_job_directory(job_id)
         taken = [str(path) for path in folder.rglob("*")]
         path = Path(unique_path(str(wanted), taken))
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         return {
             "filename": path.relative_to(folder).as_posix(),
@@ -62,13 +58,17 @@ class ScratchStorage:
         }
 
     def cleanup_job(self, job_id: str) -> bool:
-        """Delete the workspace; False where there was none."""
+        """Delete the workspace, or the file that has its name; False where there was none."""
         job_path = self.get_job_path(job_id)
         if not job_path.exists():
             return False
-        shutil.rmtree(job_path)
+        if job_path.is_dir() and not job_path.is_symlink():
+            shutil.rmtree(job_path)
+        else:
+            job_path.unlink()
         return True
 
     def get_absolute_path(self, relative_path: str) -> Path:
         """Return the absolute path of a file below the folder."""
-        return resolve_inside(self.base_dir, relative_path)
+        with naming("relative_path"):
+            return resolve_inside(self.base_dir, relative_path)

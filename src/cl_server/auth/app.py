@@ -17,9 +17,10 @@ from cl_server.http.tokens import TokenVerifier
 from cl_server_shared.errors import DatabaseUnavailable, InvalidSetting
 
 from .keys import load_or_make_keys
+from .passwords import MAX_PASSWORD_LENGTH
 from .repository import UserRepository, open_users
 from .routes import make_routers
-from .schemas import MAX_PASSWORD_LENGTH, check_username
+from .schemas import check_username
 from .service import AuthService, FirstAdmin, make_first_admin
 from .settings import AuthSettings
 from .tokens import TokenSigner

@@ -5,13 +5,21 @@ AuthError                         at start, and on the machine itself: one line 
 └── UnknownUser                   there is no such user, or not even a database of users
 NameTaken (BadRequest)            for a client: another user has this name
 LastAdmin (Conflict)              for a client: nobody could administer the service any more
+EverythingIsAdmins (Unprocessable)  for a client: `*` was to be given to somebody who is no admin
 """
 
 from __future__ import annotations
 
-from cl_server.http.errors import BadRequest, Conflict
+from cl_server.http.errors import BadRequest, Conflict, Unprocessable
 
-__all__ = ["AuthError", "KeyFileError", "LastAdmin", "NameTaken", "UnknownUser"]
+__all__ = [
+    "AuthError",
+    "EverythingIsAdmins",
+    "KeyFileError",
+    "LastAdmin",
+    "NameTaken",
+    "UnknownUser",
+]
 
 
 class AuthError(RuntimeError):
@@ -44,3 +52,11 @@ class LastAdmin(Conflict):
             f"{username!r} is the last active admin, who cannot be deleted, demoted or deactivated:"
             " make another one first"
         )
+
+
+class EverythingIsAdmins(Unprocessable):
+    """`*` was to be given to somebody who is no admin; nothing was changed."""
+
+    def __init__(self) -> None:
+        message = "`*` is an admin's: set is_admin, or name each permission"
+        super().__init__([{"loc": ["body", "permissions"], "msg": message, "type": "value_error"}])

@@ -8,7 +8,15 @@ import unicodedata
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
-__all__ = ["hash_password", "is_outdated", "make_password", "verify_password"]
+__all__ = [
+    "MAX_PASSWORD_LENGTH",
+    "hash_password",
+    "is_outdated",
+    "make_password",
+    "verify_password",
+]
+
+MAX_PASSWORD_LENGTH = 1024
 
 # OWASP's first choice for servers: 19 MiB, two passes, one lane.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type=Type.ID)

@@ -20,14 +20,17 @@ from cl_server_shared.engine import create_database_engine, sqlite_module
 from cl_server_shared.errors import DatabaseUnavailable
 
 from . import models
-from .errors import LastAdmin, NameTaken
+from .errors import EverythingIsAdmins, LastAdmin, NameTaken
 
 __all__ = ["User", "UserRepository", "open_users"]
 
 MAX_ID = 2**63 - 1
 
-# What makes an administrator of somebody who is not one by name.
-ADMIN_PERMISSIONS = frozenset({"admin", "*"})
+# An admin's, and nobody else's: it is not kept, but follows from `is_admin`.
+EVERYTHING = "*"
+
+# What a demoted admin loses.
+ADMIN_PERMISSIONS = frozenset({"admin", EVERYTHING})
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class User:
         password_hash: argon2id.
         is_admin: Whether they may do everything.
         is_active: Whether they may sign in.
-        permissions: What was granted, in the order given.
+        permissions: What was granted, in the order given; an admin's begin with `*`.
         created_at: In milliseconds since the epoch, UTC.
     """
 
@@ -82,9 +85,6 @@ class UserRepository:
             MigrationError: That cannot be done; says what to do.
             DatabaseUnavailable: The database does not answer.
         """
-        file = self._file()
-        if file is not None and file.parent.is_dir():
-            file.touch(mode=0o600)  # it holds the passwords' hashes; SQLite keeps the mode
         migrate("auth", self._engine)
 
     def is_there(self) -> bool:
@@ -129,7 +129,9 @@ class UserRepository:
 
         Raises:
             NameTaken: Another user has this name.
+            EverythingIsAdmins: `*` is granted to somebody who is no admin.
         """
+        _check_everything(permissions, is_admin=is_admin)
         row = models.User(
             username=username,
             password_hash=password_hash,
@@ -203,6 +205,7 @@ class UserRepository:
 
         Raises:
             LastAdmin: No active admin would be left.
+            EverythingIsAdmins: `*` is granted to somebody who is no admin.
         """
         if not 0 < user_id <= MAX_ID:
             return None
@@ -218,6 +221,7 @@ class UserRepository:
             row.password_hash = row.password_hash if password_hash is None else password_hash
             row.is_admin = row.is_admin if is_admin is None else is_admin
             row.is_active = row.is_active if is_active is None else is_active
+            _check_everything(permissions or (), is_admin=row.is_admin)
             row.permissions = row.permissions if permissions is None else _stored(permissions)
             if [admin.id for admin in admins] == [user_id] and not (row.is_admin and row.is_active):
                 raise LastAdmin(row.username)
@@ -270,8 +274,14 @@ def _mapped_errors() -> Iterator[None]:
         raise DatabaseUnavailable(f"the users' database: {error.orig}") from error
 
 
+def _check_everything(permissions: Sequence[str], *, is_admin: bool) -> None:
+    if EVERYTHING in permissions and not is_admin:
+        raise EverythingIsAdmins
+
+
 def _stored(permissions: Sequence[str]) -> str:
-    return json.dumps(list(permissions), ensure_ascii=False)
+    kept = [each for each in permissions if each != EVERYTHING]
+    return json.dumps(kept, ensure_ascii=False)
 
 
 def _active_admins() -> Any:
@@ -283,12 +293,14 @@ def _active_admins() -> Any:
 
 
 def _user(row: models.User) -> User:
+    # Where `*` is kept nevertheless, by an earlier version or another program, it makes no admin.
+    granted = [each for each in json.loads(row.permissions) if each != EVERYTHING]
     return User(
         id=row.id,
         username=row.username,
         password_hash=row.password_hash,
         is_admin=row.is_admin,
         is_active=row.is_active,
-        permissions=tuple(json.loads(row.permissions)),
+        permissions=(EVERYTHING, *granted) if row.is_admin else tuple(granted),
         created_at=row.created_at,
     )

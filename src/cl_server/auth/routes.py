@@ -18,7 +18,7 @@ from cl_server.http.access import (
     decide,
     requires,
 )
-from cl_server.http.errors import problem_responses
+from cl_server.http.error_pages import problem_responses
 from cl_server.http.fields import body_of, fields_of
 from cl_server.http.tokens import ALGORITHM
 

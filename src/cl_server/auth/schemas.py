@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from .passwords import MAX_PASSWORD_LENGTH
 
 __all__ = [
     "JsonWebKeySet",
@@ -22,7 +25,6 @@ __all__ = [
 ]
 
 MAX_USERNAME_LENGTH = 150
-MAX_PASSWORD_LENGTH = 1024
 MAX_PERMISSION_LENGTH = 100
 MAX_PERMISSIONS = 200
 
@@ -50,17 +52,26 @@ def _has_invisible(text: str) -> bool:
 
 
 def _split_permissions(value: Any) -> Any:
-    """Read a JSON list, a comma list, or `[a, b]` without quotes, as forms send them."""
+    """Read a JSON list, a comma list, or `[a, b]` without quotes, as forms send them.
+
+    Raises:
+        ValueError: It begins or ends as a list does, and is none, or is a JSON object.
+    """
     if value is None:
         return []
     if not isinstance(value, str):
         return value
     text = value.strip()
-    if text.startswith("[") and text.endswith("]"):
+    if text.startswith("{"):
+        raise ValueError("this is a JSON object: expected a JSON list, or commas between names")
+    if text.startswith("[") or text.endswith("]"):
         try:
             return json.loads(text)
-        except ValueError:
-            text = text[1:-1]
+        except (ValueError, RecursionError):
+            unquoted = re.fullmatch(r'\[([^"\[\]]*)\]', text)
+        if unquoted is None:
+            raise ValueError("this is a broken list: expected a JSON list, or commas between names")
+        text = unquoted[1]
     return [part.strip() for part in text.split(",") if part.strip()]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from cl_server.http.access import EVERYTHING, OPERATOR, Identity
+from cl_server.http.access import OPERATOR, Identity
 from cl_server.http.errors import NotFound, Unauthorized
 
 from .errors import UnknownUser
@@ -60,7 +60,7 @@ def make_first_admin(
         hash_password(chosen),
         is_admin=True,
         is_active=True,
-        permissions=[EVERYTHING],
+        permissions=[],
         only_as_first=True,
     )
     if made is None:
@@ -148,6 +148,7 @@ class AuthService:
 
         Raises:
             NameTaken: Another one has this name.
+            EverythingIsAdmins: `*` is granted to somebody who is no admin.
         """
         user = self.users.add_user(
             new.username,
@@ -177,6 +178,7 @@ class AuthService:
         Raises:
             NotFound: There is no such user.
             LastAdmin: No active admin would be left.
+            EverythingIsAdmins: `*` is granted to somebody who is no admin.
         """
         sent = changes.model_fields_set
         changed = self.users.update_user(

@@ -8,7 +8,8 @@ import typer
 
 from cl_server.auth.app import create_app
 from cl_server.auth.settings import AuthSettings
-from cl_server.http.serving import Site, serve
+from cl_server.cli.databases import database_url, naming_database
+from cl_server.cli.service import Host, serve_alone
 from cl_server.logs import configure_logging
 from cl_server_shared import Config
 
@@ -22,7 +23,7 @@ def auth_settings() -> AuthSettings:
         ValueError: A variable is missing or malformed.
     """
     return AuthSettings(
-        database_url=Config.AUTH_DATABASE_URL,
+        database_url=database_url("AUTH_DATABASE_URL"),
         private_key_path=Config.PRIVATE_KEY_PATH,
         public_key_path=Config.PUBLIC_KEY_PATH,
         token_lifetime_seconds=Config.ACCESS_TOKEN_EXPIRE_MINUTES * 60,
@@ -33,10 +34,7 @@ def auth_settings() -> AuthSettings:
 
 
 def main(
-    host: Annotated[
-        str | None,
-        typer.Option(help="The address to listen on; default: CL_SERVER_HOST, 127.0.0.1."),
-    ] = None,
+    host: Host = None,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="The port; default: AUTH_PORT, 8000. 0: a free one."),
@@ -49,12 +47,5 @@ def main(
     """
     configure_logging(Config.LOG_LEVEL)
     app = create_app(auth_settings())
-    serve(
-        [
-            Site(
-                app,
-                Config.CL_SERVER_HOST if host is None else host,
-                Config.AUTH_PORT if port is None else port,
-            )
-        ]
-    )
+    with naming_database("AUTH_DATABASE_URL"):
+        serve_alone(app, host, port, default_port=Config.AUTH_PORT)

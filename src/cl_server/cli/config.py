@@ -8,9 +8,8 @@ from typing import Any
 
 import typer
 
-from cl_server.cli.connection import AsJson
 from cl_server.cli.failures import FAILED
-from cl_server.cli.output import print_json, print_table
+from cl_server.cli.output import AsJson, print_json, print_table
 from cl_server_shared.config import Config, Setting
 from cl_server_shared.errors import InvalidSetting
 

@@ -26,7 +26,7 @@ from cl_server.client.tokens import (
 )
 from cl_server_shared.config import Config
 
-__all__ = ["AsJson", "AuthUrl", "Server", "StoreUrl", "connect", "find_server", "make_sign_in"]
+__all__ = ["AuthUrl", "Server", "StoreUrl", "connect", "find_server", "make_sign_in"]
 
 StoreUrl = Annotated[
     str | None, typer.Option("--store-url", metavar="URL", help="The store's address.")
@@ -34,7 +34,6 @@ StoreUrl = Annotated[
 AuthUrl = Annotated[
     str | None, typer.Option("--auth-url", metavar="URL", help="The auth service's address.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,14 @@ class Server:
     source: str
 
 
-def connect(*, store_url: str | None, auth_url: str | None) -> Client:
+def connect(*, store_url: str | None, auth_url: str | None, prefer_sign_in: bool = False) -> Client:
     """Return a client for the server that the options, the environment or the files name.
+
+    Args:
+        store_url: The store's address, where it was given.
+        auth_url: The auth service's, where it was given.
+        prefer_sign_in: Whether a saved sign-in goes before the token of a running `cl-server up`,
+            which may not administer.
 
     Raises:
         InvalidSetting: A variable is malformed.
@@ -56,7 +61,7 @@ def connect(*, store_url: str | None, auth_url: str | None) -> Client:
     return Client(
         server.store_url,
         server.auth_url,
-        token=_token_source(server),
+        token=_token_source(server, prefer_sign_in=prefer_sign_in),
         compute_url=None if store_url else Config.CL_COMPUTE_URL,
     )
 
@@ -125,15 +130,16 @@ def _server(store_url: str, auth_url: str, source: str) -> Server:
     return Server(store_url.rstrip("/"), auth_url.rstrip("/"), source)
 
 
-def _token_source(server: Server) -> TokenSource:
+def _token_source(server: Server, *, prefer_sign_in: bool) -> TokenSource:
     config_dir = Path(Config.CL_USER_CONFIG_DIR)
+    sources: list[TokenSource] = []
     note = read_local_server(config_dir)
     if note is not None and _belongs(note, server):
-        return NoteToken(config_dir, note)
+        sources.append(NoteToken(config_dir, note))
     sign_in = read_sign_in(config_dir)
     if sign_in is not None and _belongs(sign_in, server):
-        return SavedToken(config_dir, sign_in)
-    return lambda: None
+        sources.insert(0 if prefer_sign_in else len(sources), SavedToken(config_dir, sign_in))
+    return sources[0] if sources else lambda: None
 
 
 def _belongs(owner: LocalServer | SignIn, server: Server) -> bool:

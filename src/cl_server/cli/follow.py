@@ -49,7 +49,7 @@ def follow_job(client: Client, job_id: str, *, as_json: bool) -> str:
         display = stack.enter_context(closing(_choose_display(job, as_json)))
         for event in stack.enter_context(closing(_steps(client, job))):
             display.show(event)
-            if event["event_type"] in FINISHED:
+            if _is_end(event, job):
                 return event["event_type"]
     return client.get_job(job_id)["status"]
 
@@ -57,13 +57,29 @@ def follow_job(client: Client, job_id: str, *, as_json: bool) -> str:
 def _steps(client: Client, job: Job) -> Generator[Event]:
     """Yield the job's events from its beginning; of one that has ended, only its end."""
     if job["status"] in FINISHED:
-        yield _ending_of(job)
+        yield _kept_ending(client, job) or _ending_of(job)
         return
     with client.events(job_id=job["job_id"], last_event_id="0").connect() as events:
         yield from events
 
 
+def _is_end(event: Event, job: Job) -> bool:
+    """Return whether the job ended with this event: one that was retried had ended before."""
+    since = job["completed_at"] or job["updated_at"] or 0
+    return event["event_type"] in FINISHED and event["timestamp"] >= since
+
+
+def _kept_ending(client: Client, job: Job) -> Event | None:
+    """Return the event with which a job ended; `None` where it is no longer kept."""
+    with closing(client.past_events(job["job_id"])) as events:
+        for event in events:
+            if _is_end(event, job):
+                return event
+    return None
+
+
 def _ending_of(job: Job) -> Event:
+    """Return what the job itself says of its end; the event's own id is not known."""
     document: dict[str, Any] = {
         "event_id": None,
         "job_id": job["job_id"],

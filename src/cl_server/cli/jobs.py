@@ -1,4 +1,4 @@
-"""`cl-server jobs`: list, show and follow jobs."""
+"""`cl-server jobs`: list, show, follow, count, cancel and retry jobs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Annotated
 
 import typer
 
-from cl_server.cli.connection import AsJson, AuthUrl, StoreUrl, connect
+from cl_server.cli.connection import AuthUrl, StoreUrl, connect
 from cl_server.cli.failures import FAILED, CommandRefused
 from cl_server.cli.follow import follow_job
+from cl_server.cli.job_changes import cancel_jobs, retry_jobs
+from cl_server.cli.job_log import print_attempts
+from cl_server.cli.job_statistics import print_statistics
 from cl_server.cli.output import (
     STATUS_STYLES,
+    AsJson,
     format_age,
     format_duration,
     format_size,
@@ -65,6 +69,9 @@ def list_jobs(
 @app.command("show")
 def show_job(
     job_id: JobId,
+    log: Annotated[
+        bool, typer.Option("--log", help="Also what its attempts left: errors, tracebacks, output.")
+    ] = False,
     store_url: StoreUrl = None,
     auth_url: AuthUrl = None,
     as_json: AsJson = False,
@@ -72,10 +79,13 @@ def show_job(
     """Show all about one job."""
     with connect(store_url=store_url, auth_url=auth_url) as client:
         job = client.get_job(job_id)
+        attempts = client.job_attempts(job_id) if log else []
     if as_json:
-        print_json(job)
+        print_json({**job, "attempts": attempts} if log else job)
     else:
         _print_job(job)
+        if log:
+            print_attempts(attempts)
 
 
 @app.command("follow")
@@ -90,6 +100,29 @@ def follow(
         status = follow_job(client, job_id, as_json=as_json)
     if status != "completed":
         raise typer.Exit(FAILED)
+
+
+app.command("cancel")(cancel_jobs)
+app.command("retry")(retry_jobs)
+
+
+@app.command("stats")
+def show_statistics(
+    minutes: Annotated[
+        int,
+        typer.Option("--minutes", min=1, max=1440, help="How far back what ended is counted."),
+    ] = 60,
+    store_url: StoreUrl = None,
+    auth_url: AuthUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count what waits, runs and has ended, per task."""
+    with connect(store_url=store_url, auth_url=auth_url) as client:
+        statistics = client.statistics(minutes=minutes)
+    if as_json:
+        print_json(statistics)
+    else:
+        print_statistics(statistics)
 
 
 def _collect(client: Client, status: str | None, task: str | None, limit: int) -> list[Job]:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from cl_server.cli.connection import AsJson, AuthUrl, StoreUrl, find_server, make_sign_in
+from cl_server.cli.connection import AuthUrl, StoreUrl, find_server, make_sign_in
 from cl_server.cli.failures import CommandRefused
-from cl_server.cli.output import format_time, print_json
+from cl_server.cli.output import AsJson, format_time, print_json
 from cl_server.client import Client
 from cl_server.client.errors import SignInNeeded
 from cl_server.client.local_server import read_local_server

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cl_server.cli.connection import AsJson
-from cl_server.cli.output import print_json
+from cl_server.cli.output import AsJson, print_json
 from cl_server.client.tokens import read_sign_in, remove_sign_in
 from cl_server_shared.config import Config
 

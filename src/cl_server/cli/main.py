@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cl_server.cli.failures import explain_failure
+from cl_server.cli.failures import explain_failure, find_lost_output
 
 __all__ = ["COMMANDS", "Command", "app", "run_command_line"]
 
@@ -43,7 +44,9 @@ class Command:
 _TABLE = (
     Command("up", "cl_server.cli.up", "Start everything on this machine, and keep it running."),
     Command("run", "cl_server.cli.run", "Run a task on files, and save the results."),
-    Command("jobs", "cl_server.cli.jobs", "List, show and follow jobs."),
+    Command("jobs", "cl_server.cli.jobs", "List, show, follow, count, cancel and retry jobs."),
+    Command("tasks", "cl_server.cli.tasks", "List, pause and limit tasks."),
+    Command("workers", "cl_server.cli.workers", "List the workers that live."),
     Command("login", "cl_server.cli.login", "Sign in to a server, and stay signed in."),
     Command("logout", "cl_server.cli.logout", "Forget the saved sign-in."),
     Command("users", "cl_server.cli.users", "Accounts, on the server's own machine."),
@@ -105,18 +108,33 @@ def run_command_line() -> int:
     Returns:
         The exit code: 0 fine, 1 failed, 2 usage or a precondition, 130 interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may be no Unicode; as an escape it can be shown, and is good JSON too.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        exit_code = _call_app()
+        failure = find_lost_output()  # which the interpreter would say in its own words
+        if failure is not None and exit_code != 0:
+            failure = replace(failure, exit_code=exit_code)
+    except ImportError:
+        raise  # __main__ names the extra
+    except Exception as error:  # the outermost frame: known errors become one line
+        lost = find_lost_output()
+        failure = explain_failure(error) or (lost if isinstance(error, OSError) else None)
+        if failure is None:
+            raise
+    if failure is None:
+        return exit_code
+    if failure.line:
+        print(f"cl-server: {failure.line}", file=sys.stderr)
+    return failure.exit_code
+
+
+def _call_app() -> int:
     try:
         app(prog_name="cl-server")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except ImportError:
-        raise  # __main__ names the extra
-    except Exception as error:  # the outermost frame: known errors become one line
-        failure = explain_failure(error)
-        if failure is None:
-            raise
-        print(f"cl-server: {failure.line}", file=sys.stderr)
-        return failure.exit_code
     return 0
 
 

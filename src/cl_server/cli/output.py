@@ -6,10 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 __all__ = [
     "STATUS_STYLES",
+    "AsJson",
     "format_age",
     "format_duration",
     "format_size",
@@ -18,6 +21,8 @@ __all__ = [
     "print_json_line",
     "print_table",
 ]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 STATUS_STYLES = {
     "queued": "yellow",
@@ -30,12 +35,16 @@ STATUS_STYLES = {
 
 def print_json(document: Any) -> None:
     """Print one JSON document, indented."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    print(json.dumps(document, indent=2, ensure_ascii=not _shows_unicode(), default=str))
 
 
 def print_json_line(document: Any) -> None:
     """Print one JSON document on one line, at once."""
-    print(json.dumps(document, ensure_ascii=False, default=str), flush=True)
+    print(json.dumps(document, ensure_ascii=not _shows_unicode(), default=str), flush=True)
+
+
+def _shows_unicode() -> bool:
+    return sys.stdout.encoding.lower().replace("-", "") == "utf8"
 
 
 def print_table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,13 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from cl_server.cli.connection import AsJson, AuthUrl, StoreUrl, connect
+from cl_server.cli.connection import AuthUrl, StoreUrl, connect
 from cl_server.cli.failures import FAILED, REFUSED, CommandRefused
-from cl_server.cli.output import format_duration, print_json
+from cl_server.cli.output import AsJson, format_duration, print_json
 from cl_server.client import Client
-from cl_server.client.batch import Batch, Run
+from cl_server.client.batch import Batch
 from cl_server.client.destinations import Destinations, expected_outputs
 from cl_server.client.errors import FileInTheWay, InvalidRequest
+from cl_server.client.run import Run
 
 MAX_NAMED = 10
 
@@ -113,13 +115,21 @@ def _parse_params(given: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _check_directory(directory: Path) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise CommandRefused(f"-o {directory}: that is a file, a directory is needed")
+    """Raise `CommandRefused` unless the directory is there and can be written to, or can be made.
+
+    Trying is what tells: a permission says nothing of a file system that takes no files.
+    """
     existing = directory.absolute()
     while not existing.exists():
         existing = existing.parent
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise CommandRefused(f"-o {directory}: {existing} is not writable")
+    if not existing.is_dir():
+        raise CommandRefused(f"-o {directory}: {existing} is a file, a directory is needed")
+    try:
+        tempfile.TemporaryDirectory(dir=existing).cleanup()
+    except OSError as error:
+        raise CommandRefused(
+            f"-o {directory}: {existing} cannot be written to ({error.strerror})"
+        ) from error
 
 
 def _check_task(client: Client, task: str) -> bool:
@@ -190,7 +200,7 @@ def _report(task: str, runs: Sequence[Run], took_ms: float, as_json: bool) -> No
         also = f", {failed} failed" if failed else ""
         print(f"{done} done{also} in {format_duration(took_ms)}")
     if failed:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(FAILED if any(run.job for run in runs) else REFUSED)
 
 
 def _document(run: Run) -> dict[str, Any]:

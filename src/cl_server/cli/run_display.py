@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cl_server.client.batch import Run
+from cl_server.client.run import Run
 
 __all__ = ["LiveDisplay", "PlainDisplay", "RunDisplay", "SilentDisplay"]
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cl_server.cli.addresses import LocalAddresses, local_addresses
+from cl_server.cli.databases import DATABASE_SETTINGS, database_url
 from cl_server.cli.failures import CommandRefused
 from cl_server.cli.up_display import UpDisplay
 from cl_server.cli.up_lock import lock_directory
@@ -117,6 +118,8 @@ def _check_settings() -> None:
     """
     for name in Config.settings():
         getattr(Config, name)
+    for name in DATABASE_SETTINGS:
+        database_url(name)
 
 
 def _check_ports() -> None:

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from cl_server.auth.local import set_password
-from cl_server.cli.connection import AsJson
+from cl_server.cli.databases import database_url, naming_database
 from cl_server.cli.failures import CommandRefused
-from cl_server.cli.output import print_json
+from cl_server.cli.output import AsJson, print_json
 from cl_server.client.local_server import read_local_server
 from cl_server_shared.config import Config
 
@@ -44,7 +44,8 @@ def change_password(
     _choose_directory(server_dir)
     given = sys.stdin.readline().rstrip("\r\n") if password_stdin else None
     try:
-        password = set_password(Config.AUTH_DATABASE_URL, username, given)
+        with naming_database("AUTH_DATABASE_URL"):
+            password = set_password(database_url("AUTH_DATABASE_URL"), username, given)
     except ValueError as error:
         raise CommandRefused(str(error)) from error
     if as_json:

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from cl_server.auth.app import create_app as create_auth_app
 from cl_server.auth.app import print_first_admin
 from cl_server.auth.errors import AuthError
-from cl_server.auth.local import issue_local_token
+from cl_server.auth.local_token import issue_local_token
 from cl_server.auth.service import FirstAdmin
 from cl_server.auth.settings import AuthSettings
 from cl_server.cli.addresses import local_addresses
 from cl_server.cli.auth import auth_settings
+from cl_server.cli.databases import naming_database
 from cl_server.cli.store import store_settings
 from cl_server.http.serving import Site, serve
 from cl_server.logs import configure_logging
@@ -45,7 +46,8 @@ def main() -> None:
         Site(auth_app, host, Config.AUTH_PORT),
         Site(create_store_app(store_settings()), host, Config.STORE_PORT),
     ]
-    serve(sites, on_ready=lambda _urls: _tell_supervisor(auth))
+    with naming_database("AUTH_DATABASE_URL", "STORE_DATABASE_URL"):
+        serve(sites, on_ready=lambda _urls: _tell_supervisor(auth))
 
 
 def _show_first_admin(admin: FirstAdmin) -> None:

@@ -12,6 +12,8 @@ import typer
 
 from cl_ml_tools import MQTTBroadcaster, get_broadcaster, shutdown_broadcaster
 from cl_ml_tools.errors import UnknownTask
+from cl_ml_tools.jobs import MAX_TEXT_LENGTH
+from cl_server.cli.databases import database_url, source_of
 from cl_server.logs import configure_logging
 from cl_server.migrations import SchemaTooNew, schema_state
 from cl_server.supervisor.reporting import report
@@ -26,6 +28,7 @@ from cl_server_shared.engine import (
     sqlite_module,
 )
 from cl_server_shared.errors import DatabaseUnavailable
+from cl_server_shared.maintenance import MaintenanceLoop, MaintenanceParts, RetentionLimits
 
 from .failures import FAILED, CommandRefused
 
@@ -68,6 +71,10 @@ def main(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Run one job, or exit if none is.")] = False,
     drain: Annotated[bool, typer.Option("--drain", help="Run until no job is due.")] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Its /metrics; default: WORKER_METRICS_PORT, none."),
+    ] = None,
 ) -> None:
     """Run a worker: it claims jobs and runs them in child processes.
 
@@ -91,8 +98,9 @@ def main(
         poll_interval_seconds=Config.WORKER_POLL_INTERVAL,
         grace_seconds=grace,
         log_level=Config.LOG_LEVEL.upper(),
+        metrics_port=Config.WORKER_METRICS_PORT if metrics_port is None else metrics_port,
     )
-    engine = create_database_engine(Config.WORKER_DATABASE_URL, module=sqlite_module())
+    engine = create_database_engine(database_url("WORKER_DATABASE_URL"), module=sqlite_module())
     try:
         _wait_for_schema(engine)
         _run(settings, engine)
@@ -118,10 +126,15 @@ def _end_at_signals() -> None:
 
 def _worker_id(worker_id: str) -> str:
     """Return the worker's id, once it is certain to name one topic."""
-    if not worker_id.strip() or any(character in "/+#\0" for character in worker_id):
+    if (
+        not worker_id.strip()
+        or len(worker_id) > MAX_TEXT_LENGTH
+        or not worker_id.isprintable()
+        or any(character in "/+#" for character in worker_id)
+    ):
         raise CommandRefused(
-            f"the worker id {worker_id!r} cannot be the end of an MQTT topic: it needs a character, "
-            "and may not have / + #"
+            f"the worker id {worker_id[:40]!r} cannot be the end of an MQTT topic: expected 1 to "
+            f"{MAX_TEXT_LENGTH} printable characters, without / + #"
         )
     return worker_id
 
@@ -152,17 +165,28 @@ def _run(settings: WorkerSettings, engine: Engine) -> None:
     broadcaster.set_will(presence.topic, "")
     if isinstance(broadcaster, MQTTBroadcaster):
         broadcaster.wait_connected(CONNECT_SECONDS)
-    repository = SQLAlchemyJobRepository(create_session_factory(engine))
+    sessions = create_session_factory(engine)
+    repository = SQLAlchemyJobRepository(sessions)
+    storage = FileStorageService(Config.COMPUTE_STORAGE_DIR)
+    maintenance = MaintenanceLoop(
+        MaintenanceParts(
+            sessions,
+            lease_seconds=settings.lease_seconds,
+            limits=RetentionLimits(Config.EVENT_RETENTION_HOURS, Config.JOB_RETENTION_DAYS),
+            storage=storage,
+        )
+    )
     worker = Worker(
         settings,
         queue=repository,
-        storage=FileStorageService(Config.COMPUTE_STORAGE_DIR),
+        storage=storage,
         broadcaster=broadcaster,
         presence=presence,
         on_ready=lambda: report(ready=True),
     )
     try:
-        asyncio.run(worker.run())
+        with maintenance:
+            asyncio.run(worker.run())
     finally:
         _end_at_signals()
         repository.flush_events(FLUSH_SECONDS)
@@ -179,7 +203,7 @@ def _wait_for_schema(engine: Engine) -> None:
         try:
             state = schema_state("store", engine)
         except DatabaseUnavailable as error:
-            problem = str(error)
+            problem = f"{error} (see {source_of('WORKER_DATABASE_URL')})"
         else:
             if state == "current":
                 return

@@ -13,12 +13,12 @@ import queue
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from cl_server.client.client import Client
 from cl_server.client.crew import Crew
@@ -34,12 +34,13 @@ from cl_server.client.errors import (
     Unreachable,
 )
 from cl_server.client.events import EventStream
+from cl_server.client.made_directory import made_directory
 from cl_server.client.models import FINISHED, Event, Job, JobFile
+from cl_server.client.run import Run, State
 
-__all__ = ["Batch", "Run"]
+__all__ = ["Batch"]
 
 T = TypeVar("T")
-State = Literal["waiting", "sending", "queued", "processing", "fetching", "completed", "failed"]
 
 SENDERS = 4
 FETCHERS = 4
@@ -55,45 +56,11 @@ LOOKS_AT_ONCE = 20
 PATIENCE_SECONDS = 60.0
 MAX_FETCHES = 3
 
+# A download that takes longer is cut off with the process.
+LAST_DOWNLOADS_SECONDS = 1.0
+
 # What may be over when it is tried again.
 _PASSING = (Unreachable, ServerFailed)
-
-
-@dataclass(eq=False)
-class Run:
-    """One job of a batch, from its files to its results.
-
-    Attributes:
-        inputs: Its files.
-        planned: Where results go whose names are known beforehand, by the job's name for them.
-        state: How far it is.
-        progress: 0 to 100, while it is processed.
-        job: What the server last said.
-        error: Why it failed.
-        results: The files that it became.
-    """
-
-    inputs: Sequence[Path]
-    planned: dict[str, Path] = field(default_factory=dict)
-    state: State = "waiting"
-    progress: float = 0.0
-    job: Job | None = None
-    error: str | None = None
-    results: list[Path] = field(default_factory=list)
-    heard_at: float = 0.0
-    is_asked_for: bool = False
-    fetches: int = 0
-
-    @property
-    def name(self) -> str:
-        """What to call it: its files."""
-        more = len(self.inputs) - 1
-        return str(self.inputs[0]) + (f" and {more} more" if more else "")
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self.state in ("completed", "failed")
 
 
 class Batch:
@@ -123,6 +90,8 @@ class Batch:
         self._client = client
         self._task_type = task_type
         self._runs = runs
+        self._unsent = deque(runs)
+        self._probe: Run | None = None
         self._text_params = text_params
         self._destinations = destinations
         self._on_change = on_change
@@ -143,26 +112,36 @@ class Batch:
         Whatever ends it, no half file is left.
 
         Raises:
-            Refused: The server refuses the first job; no other was sent.
+            Refused: The server refuses the first job, and not because of its file; no other was sent.
             Unreachable: The server went away, and stayed away.
         """
         directory = self._destinations.directory
-        directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
+            stack.enter_context(made_directory(directory))
             scratch = tempfile.TemporaryDirectory(
                 dir=directory, prefix=".cl-server-", ignore_cleanup_errors=True
             )
             self._scratch = Path(stack.enter_context(scratch))
-            stack.callback(self._stopping.set)
+            stack.callback(self._stop_fetching)
             self._listen(stack)
             self._reached_at = time.monotonic()
-            self._send(self._runs[0])
+            self._send_probe()
             while not all(run.is_finished for run in self._runs):
                 with suppress(queue.Empty):
                     self._inbox.get(timeout=LOOK_SECONDS)()
                 self._ask_for_silent()
 
     # Sending
+
+    def _send_probe(self) -> None:
+        """Send the next one alone: it shows whether the others may be sent."""
+        if self._unsent:
+            self._probe = self._unsent.popleft()
+            self._send(self._probe)
+
+    def _send_rest(self) -> None:
+        while self._unsent:
+            self._send(self._unsent.popleft())
 
     def _send(self, run: Run) -> None:
         def work() -> Job:
@@ -180,21 +159,18 @@ class Batch:
         run.job, run.heard_at = job, time.monotonic()
         self._by_job_id[job["job_id"]] = run
         self._change(run, "queued")
-        self._send_rest(run)
+        self._send_rest()
         if (event := self._early.pop(job["job_id"], None)) is not None:
             self._heard(event)
 
     def _not_sent(self, run: Run, error: ClientError | OSError) -> None:
-        if run is self._runs[0] and isinstance(error, Refused) and error.status < 500:
+        if run is self._probe and isinstance(error, Refused) and error.is_about_all:
             raise error  # it is the parameters, or who we are: the others would meet it too
         self._fail(run, str(error))
-        self._send_rest(run)
-
-    def _send_rest(self, run: Run) -> None:
-        """Send the others once the first has shown that they may be."""
-        if run is self._runs[0]:
-            for other in self._runs[1:]:
-                self._send(other)
+        if isinstance(error, _PASSING):
+            self._send_rest()
+        else:  # it says nothing of the others
+            self._send_probe()
 
     # Following
 
@@ -337,6 +313,11 @@ class Batch:
             self._change(run, "processing")  # asked for again in a second, and so fetched
         else:
             self._fail(run, str(error))
+
+    def _stop_fetching(self) -> None:
+        """Let downloads end, so that none makes a file while their folder is removed."""
+        self._stopping.set()
+        self._fetchers.wait(LAST_DOWNLOADS_SECONDS)
 
     # All of them
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
-from urllib.parse import quote
 
+from cl_server.client.control import ControlCalls
 from cl_server.client.downloads import place_file, temporary_beside, write_download
 from cl_server.client.errors import ClientError, FileInTheWay
 from cl_server.client.events import EventStream
@@ -18,13 +18,19 @@ from cl_server.client.models import (
     Capabilities,
     Entity,
     EntityPage,
+    Event,
     Job,
     JobFile,
     JobPage,
+    JobStatistics,
     Task,
+    TaskList,
     Token,
     User,
+    Worker,
+    WorkerList,
 )
+from cl_server.client.paths import path_of, segment
 from cl_server.client.tokens import TokenSource
 from cl_server.client.transport import Transport
 from cl_server.client.upload import FileUpload
@@ -33,8 +39,11 @@ __all__ = ["Client"]
 
 POLL_SECONDS = 0.5
 
+# What is kept comes at once; a pause of this length is its end, also on a busy machine.
+PAST_SECONDS = 5.0
 
-class Client:
+
+class Client(ControlCalls):
     """A connection to one CL Server; threads may share it.
 
     Args:
@@ -57,7 +66,10 @@ class Client:
         self.store_url = store_url.rstrip("/")
         self.auth_url = auth_url.rstrip("/") if auth_url else None
         self.compute_url = (compute_url or f"{self.store_url}/compute").rstrip("/")
-        addresses = [self.store_url, self.compute_url, *filter(None, [self.auth_url])]
+        addresses = {self.auth_url: "CL_AUTH_URL"} if self.auth_url else {}
+        addresses[self.store_url] = "CL_STORE_URL"
+        if compute_url:
+            addresses[self.compute_url] = "CL_COMPUTE_URL"
         self._token: str | None = token if isinstance(token, str) else None
         self._transport = Transport(
             addresses,
@@ -89,7 +101,9 @@ class Client:
             SignInNeeded: The name or the password is wrong.
         """
         fields = {"username": username, "password": password}
-        return self._keep(self._transport.json("POST", self._auth("/auth/token"), data=fields))
+        return self._keep(
+            self._transport.json("POST", self._auth("/auth/token"), Token, data=fields)
+        )
 
     def refresh(self) -> Token:
         """Get a new token for the one in use, and use it from here on.
@@ -97,11 +111,11 @@ class Client:
         Raises:
             SignInNeeded: The one in use is no longer good.
         """
-        return self._keep(self._transport.json("POST", self._auth("/auth/token/refresh")))
+        return self._keep(self._transport.json("POST", self._auth("/auth/token/refresh"), Token))
 
     def me(self) -> User:
         """Return the account that the token belongs to."""
-        return cast(User, self._transport.json("GET", self._auth("/users/me")))
+        return self._transport.json("GET", self._auth("/users/me"), User)
 
     # Media
 
@@ -130,13 +144,14 @@ class Client:
             description=description,
             parent_id=parent_id,
         )
+        url = f"{self.store_url}/entities"
         response = self._transport.request(
             "POST",
-            f"{self.store_url}/entities",
+            url,
             data=fields,
             files=[("media_file", (path.name, cast(IO[bytes], FileUpload(path))))],
         )
-        return cast(Entity, response.json()), response.status_code == 201
+        return self._transport.document(url, response, Entity), response.status_code == 201
 
     def create_collection(
         self, label: str, *, description: str | None = None, parent_id: int | None = None
@@ -147,20 +162,18 @@ class Client:
         )
         # As multipart, which is how the server takes an entity.
         parts = [(name, (None, value)) for name, value in fields.items()]
-        return cast(Entity, self._transport.json("POST", f"{self.store_url}/entities", files=parts))
+        return self._transport.json("POST", f"{self.store_url}/entities", Entity, files=parts)
 
     def get_entity(self, entity_id: int) -> Entity:
         """Return one entity."""
-        return cast(Entity, self._transport.json("GET", f"{self.store_url}/entities/{entity_id}"))
+        return self._transport.json("GET", self._entity_url(entity_id), Entity)
 
     def list_entities(
         self, *, page: int = 1, page_size: int = 20, **filters: str | int | bool
     ) -> EntityPage:
         """Return a page of entities, newest first; `filters` are those of the HTTP surface."""
         params = {"page": page, "page_size": page_size, **filters}
-        return cast(
-            EntityPage, self._transport.json("GET", f"{self.store_url}/entities", params=params)
-        )
+        return self._transport.json("GET", f"{self.store_url}/entities", EntityPage, params=params)
 
     def download_media(self, entity_id: int, destination: Path, *, overwrite: bool = False) -> Path:
         """Save an entity's file, and return `destination`.
@@ -168,7 +181,7 @@ class Client:
         Raises:
             FileInTheWay: `destination` is there and `overwrite` is not set.
         """
-        url = f"{self.store_url}/entities/{entity_id}/media"
+        url = f"{self._entity_url(entity_id)}/media"
         return self._download(url, destination, overwrite=overwrite)
 
     # Compute
@@ -184,6 +197,7 @@ class Client:
         priority: int | None = None,
         max_retries: int | None = None,
         timeout_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Job:
         """Queue a job.
 
@@ -197,9 +211,12 @@ class Client:
             priority: 0-10, higher is more urgent.
             max_retries: How often a failed attempt is run again, 0-50.
             timeout_seconds: How long one attempt may take.
+            idempotency_key: Made up for this call, 1 to 200 visible characters of ASCII: calling
+                again with it, after an answer was lost, returns the job that is there already.
 
         Raises:
             NotFound: There is no such task.
+            Conflict: The key stands for a job with other content.
             InvalidRequest: Parameters that the task refuses; names each.
         """
         fields = _fields(
@@ -213,15 +230,15 @@ class Client:
         for name, values in (text_params or {}).items():
             parts += [(name, (None, text)) for text in values]
         parts += [("file", (path.name, FileUpload(path))) for path in files]
-        url = f"{self.compute_url}/jobs/{quote(task_type, safe='')}"
+        url = f"{self.compute_url}/jobs/{segment(task_type)}"
         body: dict[str, Any] = {"files": parts} if parts else {"json": {}}
-        return cast(Job, self._transport.json("POST", url, **body))
+        if idempotency_key is not None:
+            body["headers"] = {"Idempotency-Key": idempotency_key}
+        return self._transport.json("POST", url, Job, **body)
 
     def get_job(self, job_id: str) -> Job:
         """Return one job."""
-        return cast(
-            Job, self._transport.json("GET", f"{self.compute_url}/jobs/{quote(job_id, safe='')}")
-        )
+        return self._transport.json("GET", self._job_url(job_id), Job)
 
     def list_jobs(
         self,
@@ -232,11 +249,15 @@ class Client:
     ) -> JobPage:
         """Return jobs, newest first; `next_cursor` leads to those before."""
         params = _fields(status=status, task_type=task_type, cursor=cursor)
-        return cast(JobPage, self._transport.json("GET", f"{self.compute_url}/jobs", params=params))
+        return self._transport.json("GET", f"{self.compute_url}/jobs", JobPage, params=params)
 
     def delete_job(self, job_id: str) -> None:
-        """Delete a job that is not running, with its files."""
-        self._transport.request("DELETE", f"{self.compute_url}/jobs/{quote(job_id, safe='')}")
+        """Delete a job with its files; one that waits or runs is cancelled first.
+
+        Raises:
+            Conflict: It runs and did not end in time; it has been asked to.
+        """
+        self._transport.request("DELETE", self._job_url(job_id))
 
     def download_job_file(
         self, job_id: str, file: JobFile, destination: Path, *, overwrite: bool = False
@@ -247,7 +268,7 @@ class Client:
             FileInTheWay: `destination` is there and `overwrite` is not set.
             DamagedDownload: The bytes are not the announced ones.
         """
-        url = f"{self.compute_url}/jobs/{quote(job_id, safe='')}/files/{quote(file['path'])}"
+        url = f"{self._job_url(job_id)}/files/{path_of(file['path'])}"
         return self._download(url, destination, overwrite=overwrite, announced=file)
 
     def wait_for_job(self, job_id: str, *, timeout_seconds: float = 3600.0) -> Job:
@@ -265,12 +286,24 @@ class Client:
 
     def tasks(self) -> list[Task]:
         """Return each task that the server knows."""
-        document = self._transport.json("GET", f"{self.compute_url}/tasks")
-        return cast(list[Task], document["items"])
+        return self._transport.json("GET", f"{self.compute_url}/tasks", TaskList)["items"]
 
     def capabilities(self) -> Capabilities:
         """Return how many workers there are, and the idle ones per task."""
-        return cast(Capabilities, self._transport.json("GET", f"{self.compute_url}/capabilities"))
+        return self._transport.json("GET", f"{self.compute_url}/capabilities", Capabilities)
+
+    def statistics(self, *, minutes: int = 60) -> JobStatistics:
+        """Return what waits and runs per task type, and what ended.
+
+        Args:
+            minutes: How far back what ended is counted, 1 to 1440.
+        """
+        url = f"{self.compute_url}/statistics"
+        return self._transport.json("GET", url, JobStatistics, params={"minutes": minutes})
+
+    def workers(self) -> list[Worker]:
+        """Return the workers that live."""
+        return self._transport.json("GET", f"{self.compute_url}/workers", WorkerList)["items"]
 
     def events(self, *, job_id: str | None = None, last_event_id: str | None = None) -> EventStream:
         """Return the server's events as an iterator that reconnects by itself.
@@ -286,13 +319,30 @@ class Client:
             last_event_id=last_event_id,
         )
 
+    def past_events(self, job_id: str) -> Generator[Event]:
+        """Yield the events of one job that are kept, oldest first, and wait for no new ones.
+
+        The server does not say where they end: the last one is followed by a pause of
+        `PAST_SECONDS`, which who knows it need not wait for.
+        """
+        stream = EventStream(
+            self._transport,
+            f"{self.store_url}/events",
+            job_id=job_id,
+            last_event_id="0",
+            silence_seconds=PAST_SECONDS,
+        )
+        return stream.replay()
+
     def _auth(self, path: str) -> str:
         if self.auth_url is None:
             raise ClientError("the auth service's address is not known: give `auth_url`")
         return self.auth_url + path
 
-    def _keep(self, document: Any) -> Token:
-        token = cast(Token, document)
+    def _entity_url(self, entity_id: int) -> str:
+        return f"{self.store_url}/entities/{segment(str(entity_id))}"
+
+    def _keep(self, token: Token) -> Token:
         self._token = token["access_token"]
         return token
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cl_ml_tools.compute import unique_path
 from cl_ml_tools.errors import ToolError
+from cl_ml_tools.names import unique_path
 from cl_ml_tools.registry import load_task, validate_params
 from cl_ml_tools.workspace import check_relative_path
 from cl_server.client.errors import ClientError, FileInTheWay

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from cl_server.client.errors import DamagedDownload, FileInTheWay
@@ -33,8 +34,9 @@ def write_download(
         OSError: The file cannot be written; none is left.
     """
     digest, size_bytes = hashlib.sha256(), 0
-    try:
+    with ExitStack() as undo:
         with path.open("xb") as file:
+            undo.callback(path.unlink, missing_ok=True)
             for chunk in chunks:
                 file.write(chunk)
                 digest.update(chunk)
@@ -45,9 +47,7 @@ def write_download(
             )
         if expected_sha256 and digest.hexdigest() != expected_sha256.lower():
             raise DamagedDownload(f"{path.name}: the bytes that came are damaged: try again")
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
 
 
 def place_file(temporary: Path, destination: Path, *, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 ClientError
 ├── Unreachable          no server answers at the address, or it went away
 ├── NotAServer           something answers there, but it is not CL Server
+├── WrongName            an id or a task type that can be none, so nothing was asked
 ├── Refused              the server said no: its status, its words, each problem
 │   ├── SignInNeeded     401: no token, or one that is no longer good
 │   ├── NotAllowed       403: the account lacks a permission
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 __all__ = [
     "ClientError",
@@ -33,8 +34,14 @@ __all__ = [
     "ServerFailed",
     "SignInNeeded",
     "Unreachable",
+    "WrongName",
     "refusal",
 ]
+
+
+# How the server says that a file is what it refuses.
+PAYLOAD_TOO_LARGE = 413
+FILE_PLACE = ["body", "file"]
 
 
 class ClientError(Exception):
@@ -56,11 +63,29 @@ class Unreachable(ClientError):
 
 
 class NotAServer(ClientError):
-    """Something answers at the address, but not as CL Server does."""
+    """Something answers at the address, but not as CL Server does.
 
-    def __init__(self, url: str, what: str) -> None:
-        super().__init__(f"what answers at {url} is not CL Server ({what}): check the address")
+    Args:
+        url: What was asked.
+        what: What is wrong with the answer.
+        setting: The environment variable in which the address may be given.
+    """
+
+    def __init__(self, url: str, what: str, setting: str = "") -> None:
+        where = f" ({setting})" if setting else ""
+        super().__init__(
+            f"what answers at {url} is not CL Server ({what}): check the address{where}"
+        )
         self.url = url
+
+
+class WrongName(ClientError):
+    """An id, a task type or a path that cannot be part of an address."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        shown = name if len(name) <= 40 else f"{name[:40]}..."
+        super().__init__(f"{shown!r} is not there: {reason}")
+        self.name = name
 
 
 class Refused(ClientError):
@@ -80,6 +105,14 @@ class Refused(ClientError):
         self.status = status
         self.detail = detail
         self.problems = [dict(problem) for problem in problems]
+
+    @property
+    def is_about_all(self) -> bool:
+        """Whether the same request with other files would be refused too; not for a file's name or size."""
+        if self.status == PAYLOAD_TOO_LARGE or self.status >= 500:
+            return False
+        places = [problem.get("loc") for problem in self.problems]
+        return not places or any(place != FILE_PLACE for place in places)
 
 
 class SignInNeeded(Refused):
@@ -144,7 +177,8 @@ def refusal(
         has_token: Whether a token went with the request.
     """
     detail = str(problem.get("detail") or problem.get("title") or f"HTTP status {status}")
-    problems = [item for item in problem.get("errors") or [] if isinstance(item, Mapping)]
+    listed = problem.get("errors")
+    problems = [item for item in listed if isinstance(item, Mapping)] if _is_list(listed) else []
     kind = _BY_STATUS.get(status, ServerFailed if status >= 500 else Refused)
     message = detail
     if kind is SignInNeeded:
@@ -161,8 +195,13 @@ def refusal(
 
 def _problem_line(problem: Mapping[str, Any]) -> str:
     # FastAPI puts where the value was ("body", "query") before its name.
-    parts = [str(part) for part in problem.get("loc") or []]
+    location = problem.get("loc")
+    parts = [str(part) for part in location] if _is_list(location) else []
     if len(parts) > 1 and parts[0] in ("body", "query", "path", "header", "params"):
         parts = parts[1:]
     what = str(problem.get("msg") or "not accepted")
     return f"{'.'.join(parts)}: {what}" if parts else what
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)

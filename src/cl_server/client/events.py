@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, cast
@@ -36,6 +36,7 @@ class EventStream:
         job_id: One job's events only.
         last_event_id: Start after this one; `"0"`: with all that is kept; `None`: with what comes.
         give_up_seconds: How long it tries to connect again before it raises.
+        silence_seconds: After how long without a word the connection counts as broken.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class EventStream:
         job_id: str | None = None,
         last_event_id: str | None = None,
         give_up_seconds: float = 60.0,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self.last_event_id = last_event_id
         self._transport = transport
         self._url = url
         self._params = {"job_id": job_id} if job_id else {}
         self._give_up_seconds = give_up_seconds
+        self._silence_seconds = silence_seconds
         self._closed = threading.Event()
         self._open = ExitStack()
         self._response: httpx2.Response | None = None
@@ -72,13 +75,15 @@ class EventStream:
                 self._url,
                 params=self._params,
                 headers=headers,
-                timeout=httpx2.Timeout(SILENCE_SECONDS, connect=5.0),
+                timeout=httpx2.Timeout(self._silence_seconds, connect=5.0),
             )
         )
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             self._open.close()
-            raise NotAServer(self._url, f"events came as {kind or 'nothing known'}")
+            raise self._transport.not_a_server(
+                self._url, f"events came as {kind or 'nothing known'}"
+            )
         self._response = response
         return self
 
@@ -114,6 +119,19 @@ class EventStream:
         finally:
             self._open.close()
 
+    def replay(self) -> Generator[Event]:
+        """Yield what has happened already: ends once nothing has come for `silence_seconds`.
+
+        Raises:
+            ClientError: No answer, or one that says no.
+        """
+        self.connect()
+        assert self._response is not None
+        try:
+            yield from self._read(self._response)
+        finally:
+            self._open.close()
+
     def _read(self, response: httpx2.Response) -> Iterator[Event]:
         try:
             for message in httpx2.EventSource(response):
@@ -145,4 +163,6 @@ def _event(url: str, data: str) -> Event:
         document: Any = json.loads(data)
     except ValueError as error:
         raise ClientError(f"an event from {url} is not JSON: {data[:100]!r}") from error
+    if not isinstance(document, dict):
+        raise NotAServer(url, "an event is no object")
     return cast(Event, document)

@@ -9,17 +9,26 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 __all__ = [
     "FINISHED",
+    "Attempt",
+    "AttemptList",
     "Capabilities",
+    "ChangedJobs",
+    "EndedJobs",
     "Entity",
     "EntityPage",
     "Event",
     "Job",
     "JobFile",
     "JobPage",
+    "JobStatistics",
     "Pagination",
     "Task",
+    "TaskList",
+    "TaskTypeState",
     "Token",
     "User",
+    "Worker",
+    "WorkerList",
 ]
 
 # A client's wait ends on one of these.
@@ -81,6 +90,32 @@ class JobPage(TypedDict):
 
     items: list[Job]
     next_cursor: NotRequired[str | None]
+
+
+class Attempt(TypedDict):
+    """One run of a job that did not simply succeed; `output` is the last of what it printed."""
+
+    attempt: int
+    worker: str | None
+    started_at: int | None
+    ended_at: int
+    outcome: Literal["completed", "error", "timeout", "crash", "lost", "cancelled", "postponed"]
+    error: str | None
+    traceback: str | None
+    output: str | None
+
+
+class AttemptList(TypedDict):
+    """What is kept of a job's attempts, oldest first."""
+
+    items: list[Attempt]
+
+
+class ChangedJobs(TypedDict):
+    """The jobs that one request changed; with `next_cursor` there are more."""
+
+    job_ids: list[str]
+    next_cursor: str | None
 
 
 class Event(TypedDict):
@@ -149,8 +184,72 @@ class Capabilities(TypedDict):
 
 
 class Task(TypedDict):
-    """A task that the server knows, and whether a worker serves it now."""
+    """A task that the server knows, whether a worker serves it now, its pause and its limit."""
 
     task_type: str
     parameters: dict[str, Any]
     served: bool
+    paused: bool
+    paused_at: int | None
+    paused_by: str | None
+    pause_reason: str | None
+    max_running: int | None
+
+
+class TaskList(TypedDict):
+    """Every task that the server knows."""
+
+    items: list[Task]
+
+
+class TaskTypeState(TypedDict):
+    """What waits and runs of one task type; `served`: whether a worker that lives now runs it."""
+
+    task_type: str
+    waiting: int
+    not_yet_due: int
+    running: int
+    oldest_waiting_seconds: float | None
+    served: bool
+    paused: bool
+    max_running: int | None
+
+
+class EndedJobs(TypedDict):
+    """The jobs of one task type that ended in one minute with one outcome."""
+
+    minute: int
+    task_type: str
+    outcome: Literal["completed", "failed", "cancelled", "retrying"]
+    count: int
+
+
+class JobStatistics(TypedDict):
+    """What waits and runs, and what ended; a number that is `counted_at_most` may be larger."""
+
+    task_types: list[TaskTypeState]
+    unserved: list[str]
+    ended: list[EndedJobs]
+    minutes: int
+    counted_at_most: int
+
+
+class Worker(TypedDict):
+    """A worker that lives; `running` is as of `renewed_at`."""
+
+    instance_id: int
+    worker_id: str
+    host: str
+    pid: int
+    task_types: list[str]
+    concurrency: int
+    running: int
+    started_at: int
+    renewed_at: int
+    lease_expires_at: int
+
+
+class WorkerList(TypedDict):
+    """The workers that live."""
+
+    items: list[Worker]

@@ -31,7 +31,6 @@ def write_private_file(path: Path, text: str) -> Path:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # there only where something failed
     return path

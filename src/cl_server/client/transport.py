@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import httpx2
 
 from cl_server.client.errors import ClientError, NotAServer, Unreachable, refusal
+from cl_server.client.shapes import find_flaw
 from cl_server.client.tokens import TokenSource
 
 __all__ = ["Transport"]
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
@@ -22,20 +25,23 @@ class Transport:
     """An HTTP connection pool that threads may share.
 
     Args:
-        base_urls: Every address that will be asked.
+        addresses: Every address that will be asked, and the environment variable that names it.
         token: Called before each request.
         timeout_seconds: How long the server may stay silent.
     """
 
-    def __init__(self, base_urls: list[str], *, token: TokenSource, timeout_seconds: float) -> None:
+    def __init__(
+        self, addresses: Mapping[str, str], *, token: TokenSource, timeout_seconds: float
+    ) -> None:
         self.token = token
+        self._addresses = dict(addresses)
         # Without https the authorities' certificates (a tenth of a second) are not needed.
-        is_plain = all(url.startswith("http://") for url in base_urls)
+        is_plain = all(url.startswith("http://") for url in addresses)
         self._http = httpx2.Client(
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else True,
             timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS),
             # A proxy from the environment leads away from this machine.
-            trust_env=not all(_is_loopback(url) for url in base_urls),
+            trust_env=not all(_is_loopback(url) for url in addresses),
         )
 
     def close(self) -> None:
@@ -52,17 +58,44 @@ class Transport:
             response.read()
         return response
 
-    def json(self, method: str, url: str, **options: Any) -> Any:
+    def json(self, method: str, url: str, kind: type[T], **options: Any) -> T:
         """Return the JSON document that a request is answered with.
 
+        Args:
+            method: `GET`, say.
+            url: What is asked.
+            kind: The `TypedDict` that the answer is.
+            options: As of httpx.
+
         Raises:
-            ClientError: No answer, one that says no, or one that is not JSON.
+            ClientError: No answer, one that says no, or one of another kind.
         """
-        response = self.request(method, url, **options)
+        return self.document(url, self.request(method, url, **options), kind)
+
+    def document(self, url: str, response: httpx2.Response, kind: type[T]) -> T:
+        """Return the JSON document of an answer that was read.
+
+        Raises:
+            NotAServer: It is no JSON, or not of that kind.
+        """
         try:
-            return response.json()
+            document = response.json()
         except ValueError:
-            raise NotAServer(url, "its answer is not JSON") from None
+            raise self.not_a_server(url, "its answer is not JSON") from None
+        flaw = find_flaw(document, kind)
+        if flaw is not None:
+            raise self.not_a_server(url, f"its answer {flaw}")
+        return cast(T, document)
+
+    def not_a_server(self, url: str, what: str) -> NotAServer:
+        """Return the error for an answer that CL Server does not give.
+
+        Args:
+            url: What was asked.
+            what: What is wrong with the answer.
+        """
+        matching = [address for address in self._addresses if url.startswith(address)]
+        return NotAServer(url, what, self._addresses[max(matching, key=len)] if matching else "")
 
     @contextmanager
     def stream(self, method: str, url: str, **options: Any) -> Iterator[httpx2.Response]:
@@ -79,7 +112,7 @@ class Transport:
             response = self._http.send(request, stream=True)
         try:
             if not response.is_success:
-                raise _refused(url, response, has_token=bool(token))
+                raise self._refused(method, url, response, has_token=bool(token))
             yield response
         finally:
             response.close()
@@ -93,6 +126,29 @@ class Transport:
         with _mapped(str(response.url)):
             yield from response.iter_bytes()
 
+    def _refused(
+        self, method: str, url: str, response: httpx2.Response, *, has_token: bool
+    ) -> ClientError:
+        if response.is_redirect:
+            where = response.headers.get("location", "nowhere")
+            return self.not_a_server(url, f"it redirects to {where}")
+        with _mapped(url):
+            response.read()
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = None
+        status = response.status_code
+        if not isinstance(problem, dict):
+            if status < 500:
+                return self.not_a_server(url, f"status {status} without a problem document")
+            problem = {}
+        # What the server says of a route, as opposed to a job or an entity.
+        if status == 404 and problem.get("detail") == f"{method} {response.url.path}: not found":
+            return self.not_a_server(url, "there is no such route")
+        problem.setdefault("request_id", response.headers.get("x-request-id"))
+        return refusal(url, status, problem, has_token=has_token)
+
 
 @contextmanager
 def _mapped(url: str) -> Iterator[None]:
@@ -104,6 +160,8 @@ def _mapped(url: str) -> Iterator[None]:
         raise ClientError(
             f"{url!r} is not an address ({error}): expected one such as http://127.0.0.1:8001"
         ) from error
+    except UnicodeEncodeError as error:
+        raise ClientError(f"{error.object[:40]!r} is no text that can be sent") from error
     except httpx2.ConnectTimeout as error:
         raise Unreachable(address, f"no connection in {CONNECT_TIMEOUT_SECONDS:g} s") from error
     except httpx2.TimeoutException as error:
@@ -117,23 +175,6 @@ def _mapped(url: str) -> Iterator[None]:
         raise Unreachable(address, f"it broke off: {error}") from error
     except httpx2.TransportError as error:
         raise Unreachable(address, str(error) or type(error).__name__) from error
-
-
-def _refused(url: str, response: httpx2.Response, *, has_token: bool) -> ClientError:
-    if response.is_redirect:
-        return NotAServer(url, f"it redirects to {response.headers.get('location', 'nowhere')}")
-    with _mapped(url):
-        response.read()
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        if response.status_code < 500:
-            return NotAServer(url, f"status {response.status_code} without a problem document")
-        problem = {}
-    problem.setdefault("request_id", response.headers.get("x-request-id"))
-    return refusal(url, response.status_code, problem, has_token=has_token)
 
 
 def _address(url: str) -> str:

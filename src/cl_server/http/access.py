@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends
@@ -21,6 +22,7 @@ from .errors import Forbidden, Unauthorized
 
 __all__ = [
     "ADMIN",
+    "ADMIN_OR_LOOPBACK",
     "ANYONE",
     "EVERYTHING",
     "MEDIA_READ",
@@ -51,12 +53,24 @@ class Open(Enum):
 
     ANYONE = "anyone"
     SIGNED_IN = "signed in"
+    ADMIN_OR_LOOPBACK = "an admin, or anyone on this machine"
 
 
 ANYONE = Open.ANYONE
 SIGNED_IN = Open.SIGNED_IN
+ADMIN_OR_LOOPBACK = Open.ADMIN_OR_LOOPBACK
 
 Need = str | Open
+
+# Each says that somebody else speaks through the peer of the connection.
+PROXY_HEADERS = (
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+)
 
 
 @dataclass(frozen=True)
@@ -105,13 +119,16 @@ class Verifier(Protocol):
         ...
 
 
-def decide(identity: Identity | None, need: Need, policy: AccessPolicy) -> None:
+def decide(
+    identity: Identity | None, need: Need, policy: AccessPolicy, *, is_local: bool = False
+) -> None:
     """Return where `identity` may have what `need` names.
 
     Args:
         identity: Who asks; `None`: nobody is signed in.
-        need: A permission, `SIGNED_IN` or `ANYONE`.
+        need: A permission, `SIGNED_IN`, `ANYONE` or `ADMIN_OR_LOOPBACK`.
         policy: What the operator opened.
+        is_local: Whether the request comes from this very machine.
 
     Raises:
         Unauthorized: One has to be signed in.
@@ -121,6 +138,10 @@ def decide(identity: Identity | None, need: Need, policy: AccessPolicy) -> None:
         return
     if need == MEDIA_READ and policy.guest_mode():
         return
+    if need is ADMIN_OR_LOOPBACK:
+        if is_local:
+            return
+        need = ADMIN
     if identity is None:
         raise Unauthorized("sign in first: this needs a header `Authorization: Bearer <token>`")
     if isinstance(need, str) and not identity.has(need):
@@ -128,7 +149,7 @@ def decide(identity: Identity | None, need: Need, policy: AccessPolicy) -> None:
 
 
 def requires(need: Need) -> Callable[[Endpoint], Endpoint]:
-    """Declare what an endpoint needs: a permission, `SIGNED_IN` or `ANYONE`."""
+    """Declare what an endpoint needs: a permission, or one of `Open`."""
 
     def declare(endpoint: Endpoint) -> Endpoint:
         endpoint.__need__ = need  # type: ignore[attr-defined]
@@ -183,7 +204,7 @@ class AccessLayer:
         except Unauthorized as error:
             refusal = error
         try:
-            decide(identity, self.need, self.policy)
+            decide(identity, self.need, self.policy, is_local=_is_local(scope))
         except Unauthorized as error:
             # A bad token matters only where one is needed; there, say what is wrong with it.
             raise (refusal or error) from None
@@ -202,6 +223,20 @@ class AccessLayer:
         if len(given) > 1 or scheme.lower() != "bearer" or not token.strip():
             raise Unauthorized("the header must read: `Authorization: Bearer <token>`")
         return self.verifier.verify(token.strip())
+
+
+def _is_local(scope: Scope) -> bool:
+    """Return whether the peer of the connection is this machine, and speaks for nobody else."""
+    headers = Headers(scope=scope)
+    if scope.get("client") is None or any(name in headers for name in PROXY_HEADERS):
+        return False
+    try:
+        address = ip_address(scope["client"][0])
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
 
 
 def current_identity(request: HTTPConnection) -> Identity:

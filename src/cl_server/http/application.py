@@ -14,9 +14,18 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from .access import ANYONE, AccessPolicy, Verifier, guard_routes, need_of, requires
-from .errors import PROBLEM_SCHEMA, Unavailable, install_error_pages, problem_responses
-from .requests import RequestLayer
+from .access import (
+    ADMIN_OR_LOOPBACK,
+    ANYONE,
+    AccessPolicy,
+    Verifier,
+    guard_routes,
+    need_of,
+    requires,
+)
+from .error_pages import PROBLEM_SCHEMA, install_error_pages, problem_responses
+from .errors import Unavailable
+from .requests import ObserveRequest, RequestLayer
 
 __all__ = ["Lifespan", "create_application"]
 
@@ -38,10 +47,17 @@ class Health(BaseModel):
 
 
 class Ready(BaseModel):
-    """That the service can do its work; each dependency's state under its name."""
+    """That the service can do its work; each dependency's state under its name.
+
+    Attributes:
+        status: `ready`.
+        checks: `ok`, or what is wrong.
+        wake_up: The store's: how idle workers learn of a job in its database.
+    """
 
     status: str
     checks: dict[str, str]
+    wake_up: str | None = None
 
 
 def create_application(
@@ -54,6 +70,8 @@ def create_application(
     routers: Sequence[APIRouter],
     lifespan: Lifespan,
     readiness: Readiness,
+    observe: ObserveRequest | None = None,
+    wake_up: Callable[[], str] | None = None,
 ) -> FastAPI:
     """Return the application of one service.
 
@@ -66,6 +84,8 @@ def create_application(
         routers: The service's routes, each with `@requires(...)` on its endpoint.
         lifespan: What has to be there while it serves.
         readiness: Says of each dependency `ok` or what is wrong; runs in a thread.
+        observe: Is told of each request how long its answer took.
+        wake_up: Says how idle workers learn of a job; asked where all is ready.
 
     Raises:
         RuntimeError: A route declares no access.
@@ -81,12 +101,12 @@ def create_application(
     app.state.stopping = asyncio.Event()
     # `include_router` would wrap the routes, out of reach for `guard_routes`. Copies, since each
     # application guards its own.
-    for router in (*routers, _operations_router(title, version, policy, readiness)):
+    for router in (*routers, _operations_router(title, version, policy, readiness, wake_up)):
         app.router.routes.extend(copy(route) for route in router.routes)
     guard_routes(app.routes, policy, verifier)
     _document(app)
     install_error_pages(app)
-    app.add_middleware(RequestLayer)
+    app.add_middleware(RequestLayer, observe=observe)
     return app
 
 
@@ -102,7 +122,11 @@ def _with_warning(lifespan: Lifespan, title: str, policy: AccessPolicy) -> Lifes
 
 
 def _operations_router(
-    title: str, version: str, policy: AccessPolicy, readiness: Readiness
+    title: str,
+    version: str,
+    policy: AccessPolicy,
+    readiness: Readiness,
+    wake_up: Callable[[], str] | None,
 ) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
@@ -112,7 +136,12 @@ def _operations_router(
         """Say that the process lives."""
         return Health(status=OK, service=title, version=version, auth_disabled=policy.auth_disabled)
 
-    @router.get("/readyz", response_model=Ready, responses=problem_responses(503))
+    @router.get(
+        "/readyz",
+        response_model=Ready,
+        response_model_exclude_none=True,
+        responses=problem_responses(503),
+    )
     @requires(ANYONE)
     def get_readiness() -> Ready:
         """Say whether what the service needs is there."""
@@ -120,7 +149,7 @@ def _operations_router(
         if any(state != OK for state in checks.values()):
             wrong = "; ".join(f"{name}: {state}" for name, state in checks.items() if state != OK)
             raise Unavailable(f"not ready: {wrong}", extra={"checks": checks})
-        return Ready(status="ready", checks=checks)
+        return Ready(status="ready", checks=checks, wake_up=wake_up() if wake_up else None)
 
     @router.get("/openapi.json", include_in_schema=False)
     @requires(ANYONE)
@@ -144,7 +173,10 @@ def _document(app: FastAPI) -> None:
             statuses |= {400, 413, 415}
         route.responses = {**problem_responses(*statuses), **route.responses}
         if not is_open:
-            route.openapi_extra = {"security": [{"bearer": []}], **extra}
+            security: list[dict[str, list[str]]] = [{"bearer": []}]
+            if need_of(route) is ADMIN_OR_LOOPBACK:
+                security.append({})  # a token is not always needed
+            route.openapi_extra = {"security": security, **extra}
 
     generate = app.openapi
 

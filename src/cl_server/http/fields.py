@@ -26,7 +26,8 @@ __all__ = ["body_of", "fields_of", "read_fields"]
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
-# Fields are names and numbers; files go to the routes that stream them.
+# Fields are names and numbers; files go to the routes that stream them. One that comes here is a
+# wrong value of its field, which the model names.
 MAX_BODY_BYTES = 1024**2
 MAX_FIELDS = 200
 
@@ -45,7 +46,7 @@ async def read_fields(request: Request, model: type[Fields]) -> Fields:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type in FORMS:
         async with limited.form(
-            max_files=0, max_fields=MAX_FIELDS, max_part_size=MAX_BODY_BYTES
+            max_files=MAX_FIELDS, max_fields=MAX_FIELDS, max_part_size=MAX_BODY_BYTES
         ) as form:
             given = _form_values(form)
     else:

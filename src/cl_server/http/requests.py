@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,9 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cl_server.logs import bind_log_context
 
-from .errors import Problem, problem_response
+from .error_pages import problem_response
+from .errors import Problem
 
-__all__ = ["RequestLayer"]
+__all__ = ["ObserveRequest", "RequestLayer"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +28,28 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Asked every few seconds by whoever watches the service; of interest only when looking closely.
 QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
+# Takes a request's method, its route's template, the answer's status and the seconds until the
+# answer began: how long it then took is the client's line, and a stream's own affair.
+ObserveRequest = Callable[[str, str, int, float], None]
+
+# What `ObserveRequest` gets where no route was found: paths are as many as people can type.
+UNKNOWN_ROUTE = "unknown"
+
 
 class RequestLayer:
     """Gives each request its id, logs it, and answers 500 for what nothing else answered.
 
     A client's own `X-Request-Id` (64 letters, digits, `.`, `_`, `-`) is taken over, so that its
     logs and ours can be laid side by side; the answer always carries the id.
+
+    Args:
+        app: What answers.
+        observe: Called once for each request, when its answer begins.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, observe: ObserveRequest | None = None) -> None:
         self.app = app
+        self.observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and see that it is answered."""
@@ -54,7 +68,8 @@ class RequestLayer:
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = int(message["status"])
+                self._observe(scope, status, time.perf_counter() - started_at)
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
@@ -73,6 +88,11 @@ class RequestLayer:
             # Else the answer had begun: uvicorn sees that it is incomplete and cuts the connection.
         finally:
             _log_request(scope, status, time.perf_counter() - started_at)
+
+    def _observe(self, scope: Scope, status: int, seconds: float) -> None:
+        if self.observe is not None:
+            route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+            self.observe(scope["method"], route, status, seconds)
 
 
 def _unexpected() -> Any:

@@ -27,9 +27,21 @@ SchemaState = Literal["current", "behind", "missing", "newer"]
 FOLDER = Path(__file__).parent
 
 # By these a database is recognised that `Base.metadata.create_all` made: it has no version table.
-FIRST_TABLES: dict[Service, frozenset[str]] = {
+LIBRARY_TABLES: dict[Service, frozenset[str]] = {
     "auth": frozenset({"users"}),
-    "store": frozenset({"jobs", "queue_entries", "job_options", "job_events", "workers"}),
+    "store": frozenset(
+        {
+            "jobs",
+            "queue_entries",
+            "job_options",
+            "job_events",
+            "workers",
+            "job_attempts",
+            "task_settings",
+            "duties",
+            "job_counts",
+        }
+    ),
 }
 
 # How long one starting service waits for another one's changes and backup.
@@ -107,10 +119,10 @@ def _connected(service: Service, engine: Engine) -> Iterator[Connection]:
 def _state(service: Service, connection: Connection) -> SchemaState:
     revision = _revision(service, connection)
     if revision is None:
-        ours = FIRST_TABLES[service].intersection(inspect(connection).get_table_names())
+        ours = LIBRARY_TABLES[service].intersection(inspect(connection).get_table_names())
         if not ours:
             return "missing"
-        return "current" if ours == FIRST_TABLES[service] else "behind"
+        return "current" if ours == LIBRARY_TABLES[service] else "behind"
     if revision == _newest(service):
         return "current"
     return "behind" if revision in _revisions(service) else "newer"

@@ -17,22 +17,33 @@ from cl_ml_tools import __version__, shutdown_broadcaster
 from cl_ml_tools.registry import find_tasks
 from cl_server.http.access import AccessPolicy
 from cl_server.http.application import OK, create_application
-from cl_server.http.errors import Unavailable, problem_response
+from cl_server.http.error_pages import problem_response
+from cl_server.http.errors import Unavailable
 from cl_server.http.tokens import TokenVerifier
 from cl_server.migrations import migrate
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
+from cl_server_shared.control import JobControl
 from cl_server_shared.engine import create_database_engine, create_session_factory, sqlite_module
 from cl_server_shared.errors import SharedError
 from cl_server_shared.event_log import EventLog
+from cl_server_shared.maintenance import MaintenanceLoop, MaintenanceParts, RetentionLimits
+from cl_server_shared.statistics import JobStatistics
+from cl_server_shared.task_control import TaskControl
 
 from .event_stream import EventFeed
+from .job_admission import JobAdmission
 from .job_draft import JobMaker
 from .media_files import MediaFiles
+from .metrics import StoreMetrics
 from .repository import EntityRepository, JobReader, StorageFolders
+from .routes_admin import admin_routes
 from .routes_entities import entity_routes
 from .routes_events import event_routes
+from .routes_job_control import job_control_routes
 from .routes_jobs import job_routes
 from .routes_service import service_routes
+from .routes_statistics import statistics_routes
+from .service_admin import AdminService
 from .service_entities import EntityService
 from .service_jobs import JobService
 from .settings import StoreSettings
@@ -71,23 +82,55 @@ class _Parts:
         self.files = MediaFiles(self.folders[0])
         self.entities = EntityService(EntityRepository(sessions), self.files)
         self.tasks = TaskCatalogue(
-            find_tasks(), self.reader, cache_seconds=settings.capability_cache_seconds
+            find_tasks(),
+            self.reader,
+            TaskControl(sessions),
+            cache_seconds=settings.capability_cache_seconds,
         )
         self.repository = SQLAlchemyJobRepository(sessions)
+        self.statistics = JobStatistics(sessions)
+        self.metrics = StoreMetrics(self.statistics)
         storage = FileStorageService(self.folders[1].path)
         maker = JobMaker(self.repository, self.entities, self.policy)
-        self.jobs = JobService(self.repository, self.reader, storage, maker, self.folders[1])
+        self.control = JobControl(sessions)
+        self.jobs = JobService(
+            self.repository,
+            self.reader,
+            storage,
+            maker,
+            self.folders[1],
+            control=self.control,
+            admission=JobAdmission(
+                self.reader,
+                max_jobs=settings.max_waiting_jobs,
+                max_jobs_per_user=settings.max_waiting_jobs_per_user,
+            ),
+            cancel_wait_seconds=settings.cancel_wait_seconds,
+        )
+
+        upkeep = MaintenanceParts(
+            sessions,
+            lease_seconds=settings.worker_lease_seconds,
+            limits=RetentionLimits(settings.event_retention_hours, settings.job_retention_days),
+            storage=storage,
+            check_storage=self.folders[1].check,
+        )
+        self.maintenance = MaintenanceLoop(upkeep)
+        self.admin = AdminService(upkeep.database, storage, self.folders[1])
 
     def open(self) -> None:
-        """Bring the database up to date and make sure of the folders."""
+        """Bring the database up to date, make sure of the folders, and begin with maintenance."""
         migrate("store", self.engine)
         for folder in self.folders:
             folder.claim()
         self.files.delete_abandoned_uploads()
+        self.maintenance.start()
 
     def close(self) -> None:
         """Let go of the broker and the database."""
+        self.maintenance.stop()
         self.repository.flush_events(FLUSH_SECONDS)
+        self.control.flush_events(FLUSH_SECONDS)
         shutdown_broadcaster()
         self.engine.dispose()
 
@@ -144,10 +187,15 @@ def create_app(settings: StoreSettings) -> FastAPI:
             service_routes(__version__, parts.policy, parts.tasks),
             entity_routes(parts.entities, max_file_bytes=settings.max_upload_bytes),
             job_routes(parts.jobs, parts.tasks, max_file_bytes=settings.max_upload_bytes),
+            job_control_routes(parts.jobs),
             event_routes(parts.feed, parts.jobs),
+            statistics_routes(parts.statistics, parts.metrics),
+            admin_routes(parts.admin),
         ],
         lifespan=lifespan,
         readiness=parts.check,
+        observe=parts.metrics.observe_request,
+        wake_up=lambda: parts.repository.wake_up,
     )
     app.state.feed = parts.feed
     app.add_exception_handler(WrongStorageFolder, _answer_wrong_folder)

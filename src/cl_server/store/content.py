@@ -81,18 +81,22 @@ def _is_known(request: Request, etag: str) -> bool:
 
 
 def _check_ranges(request: Request, response: FileResponse, size: int) -> None:
-    """Leave to the response only ranges that it can send; ignore what is no range (RFC 9110, 14.2)."""
+    """Leave to the response only ranges that it can send (RFC 9110, 14.1.2).
+
+    What is no range, or is no range of GET, is ignored (14.2).
+    """
     given = request.headers.get("range")
     if given is None:
         return
-    wanted = _parse_ranges(given, size)
-    if wanted is None:
-        headers = request.scope["headers"]
-        request.scope["headers"] = [item for item in headers if item[0] != b"range"]
-        return
+    wanted = _parse_ranges(given, size) if request.method == "GET" else None
+    there = [part for part, start in wanted or () if start < size]
+    headers = [item for item in request.scope["headers"] if item[0] != b"range"]
+    if there:
+        headers.append((b"range", f"bytes={','.join(there)}".encode()))
+    request.scope["headers"] = headers
     if_range = request.headers.get("if-range")
     current = (response.headers["etag"], response.headers["last-modified"])
-    if (if_range is None or if_range in current) and any(start >= size for start in wanted):
+    if wanted and not there and (if_range is None or if_range in current):
         raise Problem(
             f"the file has {size} bytes: there are none at {given!r}",
             status=416,
@@ -100,14 +104,15 @@ def _check_ranges(request: Request, response: FileResponse, size: int) -> None:
         )
 
 
-def _parse_ranges(given: str, size: int) -> list[int] | None:
-    """Return where each range begins, or `None` where this is not a list of ranges."""
+def _parse_ranges(given: str, size: int) -> list[tuple[str, int]] | None:
+    """Return each range and where it begins, or `None` where this is not a list of ranges."""
     if not RANGES.fullmatch(given) or len(given) > 1000:
         return None
-    starts = []
+    ranges = []
     for part in given.partition("=")[2].split(","):
-        first, _, last = part.strip().partition("-")
+        part = part.strip()
+        first, _, last = part.partition("-")
         if first and last and int(last) < int(first):
             return None
-        starts.append(int(first) if first else size - min(int(last), size))
-    return starts
+        ranges.append((part, int(first) if first else size - min(int(last), size)))
+    return ranges

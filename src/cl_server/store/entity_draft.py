@@ -87,7 +87,12 @@ def _parse_fields(fields: Fields) -> NewEntityFields:
     repeated = [name for name, values in fields.items() if len(values) > 1]
     if repeated:
         raise Unprocessable([finding(name, "this is given more than once") for name in repeated])
+    no_files = [finding(name, "this is text, not a file") for name in FILE_FIELDS if name in fields]
+    given = {name: values[0] for name, values in fields.items() if name not in FILE_FIELDS}
     try:
-        return NewEntityFields.model_validate({name: values[0] for name, values in fields.items()})
+        new = NewEntityFields.model_validate(given)
     except ValidationError as error:
-        raise Unprocessable(listed_problems(error, within=("body",))) from error
+        raise Unprocessable([*no_files, *listed_problems(error, within=("body",))]) from error
+    if no_files:
+        raise Unprocessable(no_files)
+    return new

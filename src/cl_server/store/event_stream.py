@@ -107,7 +107,7 @@ class EventFeed:
             except SharedError as error:
                 logger.warning("events wait for the database: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
-            except Exception:
+            except Exception:  # the feed's outermost loop: without it no stream would hear any more
                 logger.exception("looking for events failed unexpectedly")
                 await asyncio.sleep(RETRY_SECONDS)
             await asyncio.sleep(POLL_SECONDS)

@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cl_ml_tools.compute import unique_path
-from cl_ml_tools.errors import InvalidParams
+from cl_ml_tools.errors import DuplicateJob, InvalidParams
 from cl_ml_tools.jobs import Job
+from cl_ml_tools.names import unique_path
 from cl_ml_tools.registry import validate_params
 from cl_ml_tools.workspace import check_relative_path
 from cl_server.http.access import MEDIA_READ, AccessPolicy, Identity, decide
-from cl_server.http.errors import BadRequest, NotFound, Unprocessable
+from cl_server.http.errors import BadRequest, Conflict, NotFound, Unprocessable
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
 
-from .job_files import JobFiles
+from .job_files import JobFiles, ReadAllowance
 from .job_form import FILE_FIELD, JobForm, parse_job_form
 from .media_files import link_or_copy
 from .multipart import Fields, FilePart
@@ -52,16 +52,26 @@ class JobDraft:
     Args:
         job_id: Its id.
         task: What it will run.
+        identity: Who makes it.
+        idempotency_key: A second request with this key is the first job again.
         storage: Where its workspace is.
         maker: What it needs to become a job.
     """
 
     def __init__(
-        self, job_id: str, task: KnownTask, storage: FileStorageService, maker: JobMaker
+        self,
+        job_id: str,
+        task: KnownTask,
+        identity: Identity,
+        idempotency_key: str | None,
+        storage: FileStorageService,
+        maker: JobMaker,
     ) -> None:
         self.job_id = job_id
         self.added = False
         self._task = task
+        self._identity = identity
+        self._idempotency_key = idempotency_key
         self._storage = storage
         self._maker = maker
         self._digests: dict[str, str] = {}  # of each input, under its path in the workspace
@@ -81,37 +91,52 @@ class JobDraft:
         saved = await self._storage.save_input_file(self.job_id, part.filename, part)
         self._digests[f"input/{saved['filename']}"] = saved["hash"]
 
-    def add(self, fields: Fields, identity: Identity) -> None:
+    def add(self, fields: Fields) -> str:
         """Check everything and add the job.
 
         Args:
             fields: As read from the body.
-            identity: Who makes it.
+
+        Returns:
+            Its id; that of the first one, where the request was made before under the same key.
 
         Raises:
             Unprocessable: With everything that is wrong.
             Forbidden: It reads entities, and this user may not.
+            Conflict: The idempotency key stands for a job with other content.
         """
         form = parse_job_form(fields, self._task.schema)
-        media = self._find_media(form, identity)
+        media = self._find_media(form)
         inputs = self._name_inputs(media)
         params = self._checked_params(form, [*self._digests, *inputs])
         if form.problems:
             raise Unprocessable(form.problems)
         self._fill_workspace(inputs)
         job = Job(job_id=self.job_id, task_type=self._task.task_type, params=params)
-        self._maker.repository.add_job(
-            job,
-            created_by=identity.sub,
-            priority=form.options.priority,
-            max_retries=form.options.max_retries,
-            timeout_seconds=form.options.timeout_seconds,
-        )
-        self.added = True
+        try:
+            job_id = self._maker.repository.add_job(
+                job,
+                created_by=self._identity.sub,
+                priority=form.options.priority,
+                max_retries=form.options.max_retries,
+                timeout_seconds=form.options.timeout_seconds,
+                idempotency_key=self._idempotency_key,
+            )
+        except DuplicateJob as error:  # another task, or other parameters
+            raise _key_is_taken(error.job_id) from error
+        self.added = job_id == self.job_id
+        if not self.added and self._input_digests(job_id) != self._digests:
+            raise _key_is_taken(job_id)
+        return job_id
 
-    def _find_media(self, form: JobForm, identity: Identity) -> list[MediaContent]:
+    def _input_digests(self, job_id: str) -> dict[str, str | None]:
+        """Return the digest of each input of a job that is there, under its path."""
+        input_files, _ = JobFiles(self._storage).list_files(job_id, ReadAllowance())
+        return {file.path: file.sha256 for file in input_files}
+
+    def _find_media(self, form: JobForm) -> list[MediaContent]:
         if form.entity_ids:
-            decide(identity, MEDIA_READ, self._maker.policy)
+            decide(self._identity, MEDIA_READ, self._maker.policy)
         found = []
         for entity_id in form.entity_ids:
             try:
@@ -151,6 +176,13 @@ class JobDraft:
         JobFiles(self._storage).remember_digests(self.job_id, self._digests)
         for folder in (job_path, job_path.parent):
             sync_folder(folder)
+
+
+def _key_is_taken(job_id: str) -> Conflict:
+    return Conflict(
+        f"this Idempotency-Key stands for job {job_id}, which has other content: "
+        "give each new request a new key"
+    )
 
 
 def _shown_problems(error: InvalidParams, form: JobForm, inputs: list[str]) -> list[Finding]:

@@ -6,6 +6,7 @@ text; the task's JSON Schema says what it stands for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ OPTION_FIELDS = frozenset(JobOptionFields.model_fields)
 OWN_FIELDS = OPTION_FIELDS | {FILE_FIELD, "params", "entity_ids"}
 
 MAX_ENTITIES = 1000
+ID_DIGITS = re.compile(r"[0-9]{1,30}")
 
 
 @dataclass
@@ -87,16 +89,21 @@ def _parse_entity_ids(form: JobForm, values: list[Any]) -> None:
     """Read `entity_ids`: a JSON list, a list with commas, or the field repeated."""
     for value in values:
         for item in _split(value):
-            try:
-                entity_id = int(item)
-            except (TypeError, ValueError):
-                entity_id = 0
-            if isinstance(item, (bool, float)) or not 1 <= entity_id <= MAX_ID:
+            entity_id = _entity_id(item)
+            if entity_id is None:
                 form.problems.append(finding("entity_ids", f"{item!r:.50} is no entity's id"))
             elif entity_id not in form.entity_ids:
                 form.entity_ids.append(entity_id)
     if len(form.entity_ids) > MAX_ENTITIES:
         form.problems.append(finding("entity_ids", f"at most {MAX_ENTITIES} can be given"))
+
+
+def _entity_id(item: Any) -> int | None:
+    """Return an id from a JSON number or a text of digits, and no other of Python's spellings."""
+    if isinstance(item, str) and ID_DIGITS.fullmatch(item):
+        item = int(item)
+    is_id = isinstance(item, int) and not isinstance(item, bool) and 1 <= item <= MAX_ID
+    return item if is_id else None
 
 
 def _parse_params(form: JobForm, values: list[Any]) -> None:
@@ -114,15 +121,19 @@ def _parse_params(form: JobForm, values: list[Any]) -> None:
 
 
 def _refuse_unknown(form: JobForm, schema: Mapping[str, Any]) -> None:
-    """Take out what the task does not have: most likely a parameter that is misspelt."""
+    """Take out what the task does not have: most likely a parameter that is misspelt.
+
+    One that is listed already, since it came beside `params` too, is not listed again.
+    """
     known = _properties(schema)
     if not known or schema.get("additionalProperties"):
         return
-    names = ", ".join(sorted(known))
+    message = f"there is no such parameter; there are: {', '.join(sorted(known))}"
+    listed = {problem["loc"][-1] for problem in form.problems}
     for name in sorted(form.params.keys() - known.keys()):
         del form.params[name]
-        message = f"there is no such parameter; there are: {names}"
-        form.problems.append(finding(name, message, "extra_forbidden"))
+        if name not in listed:
+            form.problems.append(finding(name, message, "extra_forbidden"))
 
 
 def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,7 +17,14 @@ from sqlalchemy.orm import Session, aliased
 
 from cl_ml_tools.jobs import DEFAULT_PRIORITY
 from cl_server_shared.errors import DatabaseUnavailable
-from cl_server_shared.models import Job, JobEvent, JobOptions, QueueEntry, WorkerInstance
+from cl_server_shared.models import (
+    Job,
+    JobAttempt,
+    JobEvent,
+    JobOptions,
+    QueueEntry,
+    WorkerInstance,
+)
 
 from .models import Entity, StorageFolder
 
@@ -197,6 +204,37 @@ class JobReader(_Repository):
         with self._session() as session:
             rows = session.execute(query.order_by(Job.id.desc()).limit(limit))
             return [JobRecord(job, priority, event_at) for job, priority, event_at in rows]
+
+    def list_attempts(self, row_id: int) -> list[JobAttempt]:
+        """Return what is kept of a job's attempts, oldest first.
+
+        Args:
+            row_id: The job's `jobs.id`.
+        """
+        query = select(JobAttempt).where(JobAttempt.entry_id == row_id).order_by(JobAttempt.id)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def has_idempotency_key(self, key: str) -> bool:
+        """Return whether a job was made with this key."""
+        query = select(JobOptions.id).where(JobOptions.idempotency_key == key)
+        with self._session() as session:
+            return session.scalar(query) is not None
+
+    def count_live_jobs(self, limit: int) -> int:
+        """Return how many jobs wait or run; it counts no further than `limit`."""
+        entries = select(QueueEntry.id).limit(limit).subquery()
+        with self._session() as session:
+            return session.scalar(select(func.count()).select_from(entries)) or 0
+
+    def count_live_jobs_by_user(self) -> dict[str | None, int]:
+        """Return how many jobs of each maker wait or run."""
+        # From the queue to its jobs: as a join, SQLite goes through every job that ever was.
+        maker = select(Job.created_by).where(Job.id == QueueEntry.id).scalar_subquery()
+        entries = select(maker.label("created_by")).select_from(QueueEntry).subquery()
+        query = select(entries.c.created_by, func.count()).group_by(entries.c.created_by)
+        with self._session() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
 
     def list_progress(self) -> list[LiveProgress]:
         """Return how far each running job is."""

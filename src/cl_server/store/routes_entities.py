@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from cl_server.http.access import MEDIA_READ, CurrentIdentity, requires
-from cl_server.http.errors import problem_responses
+from cl_server.http.error_pages import problem_responses
 from cl_server.http.paging import PageQuery
 
 from .content import DOWNLOAD_RESPONSES, send_file
@@ -68,8 +68,8 @@ def entity_routes(entities: EntityService, *, max_file_bytes: int) -> APIRouter:
         """Return an entity."""
         return entities.get_entity(entity_id)
 
-    @router.head("/entities/{entity_id}/media", **_download("head_media"))
-    @router.get("/entities/{entity_id}/media", **_download("get_media"))
+    @router.head("/entities/{entity_id}/media", **_download("head_media", in_ranges=False))
+    @router.get("/entities/{entity_id}/media", **_download("get_media", in_ranges=True))
     @requires(MEDIA_READ)
     def get_media(request: Request, entity_id: EntityId) -> Response:
         """Return the bytes of an entity; a collection has none."""
@@ -81,12 +81,11 @@ def entity_routes(entities: EntityService, *, max_file_bytes: int) -> APIRouter:
     return router
 
 
-def _download(operation_id: str) -> dict[str, Any]:
-    return {
-        "operation_id": operation_id,
-        "response_class": Response,
-        "responses": {**DOWNLOAD_RESPONSES, **problem_responses(400, 404, 416)},
-    }
+def _download(operation_id: str, *, in_ranges: bool) -> dict[str, Any]:
+    responses = {**DOWNLOAD_RESPONSES, **problem_responses(400, 404, 416)}
+    if not in_ranges:
+        responses = {code: each for code, each in responses.items() if code not in (206, 416)}
+    return {"operation_id": operation_id, "response_class": Response, "responses": responses}
 
 
 def _new_entity_body() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from cl_server.http.access import CurrentIdentity, requires
-from cl_server.http.errors import problem_responses
+from cl_server.http.error_pages import problem_responses
 
 from .event_stream import EventFeed, EventFilter
 from .routes_jobs import COMPUTE, JobId

@@ -5,13 +5,13 @@ from __future__ import annotations
 import mimetypes
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import AfterValidator
 from starlette.concurrency import run_in_threadpool
 
 from cl_ml_tools.workspace import check_name
 from cl_server.http.access import CurrentIdentity, requires
-from cl_server.http.errors import problem_responses
+from cl_server.http.error_pages import problem_responses
 from cl_server.logs import bind_log_context
 
 from .content import DOWNLOAD_RESPONSES, send_file
@@ -26,6 +26,21 @@ COMPUTE = "ai_inference_support"
 
 JobId = Annotated[str, AfterValidator(check_name)]
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern="^[!-~]+$",
+        description="Made up by the client for this request: sent again with it, the request "
+        "makes no second job but answers with the first (200). Each user's keys are their own; "
+        "one stands for its job until that is deleted.",
+    ),
+]
+
+_REPEATED = {"model": JobAnswer, "description": "The job that this request made before."}
+
 
 def job_routes(jobs: JobService, tasks: TaskCatalogue, *, max_file_bytes: int) -> APIRouter:
     """Return the routes.
@@ -36,26 +51,42 @@ def job_routes(jobs: JobService, tasks: TaskCatalogue, *, max_file_bytes: int) -
         max_file_bytes: How large each uploaded file may be.
     """
     router = APIRouter(tags=["jobs"])
+    _add_creation(router, jobs, tasks, max_file_bytes)
+    _add_reading(router, jobs)
+    _add_deletion(router, jobs)
+    return router
 
+
+def _add_creation(
+    router: APIRouter, jobs: JobService, tasks: TaskCatalogue, max_file_bytes: int
+) -> None:
     @router.post(
         "/compute/jobs/{task_type}",
         status_code=201,
-        responses=problem_responses(404),
+        responses={200: _REPEATED, **problem_responses(404, 409, 429)},
         openapi_extra=_new_job_body(),
     )
     @requires(COMPUTE)
     async def create_job(
-        request: Request, response: Response, task_type: str, identity: CurrentIdentity
+        request: Request,
+        response: Response,
+        task_type: str,
+        identity: CurrentIdentity,
+        idempotency_key: IdempotencyKey = None,
     ) -> JobAnswer:
         """Make a job from uploaded files, entities and parameters."""
         task = await run_in_threadpool(tasks.find_task, task_type)
-        async with jobs.draft_job(task) as draft:
+        async with jobs.draft_job(task, identity, idempotency_key) as draft:
             with bind_log_context(job_id=draft.job_id):
                 fields = await read_form(request, draft.receive_file, max_file_bytes=max_file_bytes)
-                await run_in_threadpool(draft.add, fields, identity)
-        response.headers["Location"] = f"/compute/jobs/{draft.job_id}"
-        return await run_in_threadpool(jobs.get_job, draft.job_id, identity)
+                job_id = await run_in_threadpool(draft.add, fields)
+        if not draft.added:
+            response.status_code = 200
+        response.headers["Location"] = f"/compute/jobs/{job_id}"
+        return await run_in_threadpool(jobs.get_job, job_id, identity)
 
+
+def _add_reading(router: APIRouter, jobs: JobService) -> None:
     @router.get("/compute/jobs")
     @requires(COMPUTE)
     def list_jobs(
@@ -95,13 +126,18 @@ def job_routes(jobs: JobService, tasks: TaskCatalogue, *, max_file_bytes: int) -
         mime_type = mimetypes.guess_type(found.name)[0] or "application/octet-stream"
         return send_file(request, found, name=found.name, mime_type=mime_type)
 
-    @router.delete("/compute/jobs/{job_id}", status_code=204, responses=problem_responses(404, 409))
-    @requires(COMPUTE)
-    def delete_job(job_id: JobId, identity: CurrentIdentity) -> None:
-        """Delete a job and its files; one that runs is left alone."""
-        jobs.delete_job(job_id, identity)
 
-    return router
+def _add_deletion(router: APIRouter, jobs: JobService) -> None:
+    @router.delete(
+        "/compute/jobs/{job_id}",
+        status_code=204,
+        response_class=Response,
+        responses=problem_responses(404, 409),
+    )
+    @requires(COMPUTE)
+    async def delete_job(job_id: JobId, identity: CurrentIdentity) -> None:
+        """Delete a job and its files; one that waits or runs is cancelled first."""
+        await jobs.delete_job(job_id, identity)
 
 
 def _new_job_body() -> dict[str, Any]:

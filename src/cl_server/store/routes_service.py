@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from cl_server.http.access import ANYONE, AccessPolicy, requires
+from fastapi import APIRouter, Path
 
-from .schemas import Capabilities, ServiceState, TaskList
+from cl_ml_tools.jobs import MAX_TEXT_LENGTH
+from cl_server.http.access import ADMIN, ANYONE, AccessPolicy, CurrentIdentity, requires
+from cl_server.http.fields import body_of, fields_of
+
+from .schemas import (
+    Capabilities,
+    ServiceState,
+    StorableText,
+    Task,
+    TaskList,
+    TaskSettingFields,
+)
 from .task_catalogue import TaskCatalogue
 
 __all__ = ["service_routes"]
+
+TaskType = Annotated[StorableText, Path(min_length=1, max_length=MAX_TEXT_LENGTH)]
 
 
 def service_routes(version: str, policy: AccessPolicy, tasks: TaskCatalogue) -> APIRouter:
@@ -45,5 +58,15 @@ def service_routes(version: str, policy: AccessPolicy, tasks: TaskCatalogue) -> 
     def list_tasks() -> TaskList:
         """List every task with its parameters, and whether a worker serves it."""
         return tasks.list_tasks()
+
+    @router.put("/compute/tasks/{task_type}", openapi_extra=body_of(TaskSettingFields))
+    @requires(ADMIN)
+    def change_task(
+        task_type: TaskType,
+        fields: Annotated[TaskSettingFields, fields_of(TaskSettingFields)],
+        identity: CurrentIdentity,
+    ) -> Task:
+        """Pause, resume or limit a task; what runs goes on."""
+        return tasks.change_task(task_type, fields, identity)
 
     return router

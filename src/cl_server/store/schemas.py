@@ -4,31 +4,47 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from cl_ml_tools.jobs import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_PRIORITY,
     MAX_PRIORITY,
     MAX_RETRIES_LIMIT,
+    MAX_TEXT_LENGTH,
 )
 from cl_server.http.paging import Pagination
+from cl_server_shared.task_control import MAX_REASON_CHARACTERS, MAX_RUNNING_LIMIT
 
 __all__ = [
     "PUBLIC_STATUSES",
+    "Attempt",
+    "AttemptList",
     "Capabilities",
+    "ChangedJobs",
+    "CleanupAnswer",
     "EntityAnswer",
     "EntityPage",
     "JobAnswer",
+    "JobChangeFields",
     "JobFile",
     "JobOptionFields",
     "JobPage",
+    "JobStorageSize",
     "NewEntityFields",
     "PublicStatus",
     "ServiceState",
     "StorableText",
     "Task",
     "TaskList",
+    "TaskSettingFields",
     "stored_status",
 ]
 
@@ -66,6 +82,29 @@ def _storable(text: str) -> str:
 # PostgreSQL cannot keep a NUL, nor look for one.
 StorableText = Annotated[str, AfterValidator(_storable)]
 
+# With a limit, which stands before the check: only so does it read "at most ... characters".
+Label = Annotated[str, Field(max_length=MAX_LABEL_CHARACTERS), AfterValidator(_storable)]
+Description = Annotated[
+    str, Field(max_length=MAX_DESCRIPTION_CHARACTERS), AfterValidator(_storable)
+]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LENGTH), AfterValidator(_storable)]
+Reason = Annotated[
+    str, Field(min_length=1, max_length=MAX_REASON_CHARACTERS), AfterValidator(_storable)
+]
+
+
+class _SentFields(BaseModel):
+    """A body of fields, in which `true` is no number."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name is not None:  # pydantic takes true for 1
+            wanted = cls.model_fields[info.field_name].annotation
+            if wanted in (int, float, int | None, float | None):
+                raise ValueError("a number is expected, not true or false")
+        return value
+
 
 class ServiceState(BaseModel):
     """That the store serves, and whether guests may read media."""
@@ -76,12 +115,14 @@ class ServiceState(BaseModel):
     guestMode: Literal["on", "off"]
 
 
-class NewEntityFields(BaseModel):
+class NewEntityFields(_SentFields):
     """The fields of a new entity, beside its file."""
 
-    is_collection: bool = False
-    label: StorableText | None = Field(None, max_length=MAX_LABEL_CHARACTERS)
-    description: StorableText | None = Field(None, max_length=MAX_DESCRIPTION_CHARACTERS)
+    model_config = ConfigDict(extra="forbid")
+
+    is_collection: bool
+    label: Label | None = None
+    description: Description | None = None
     parent_id: int | None = Field(None, ge=1, le=MAX_ID, description="The collection to put it in.")
 
 
@@ -119,7 +160,7 @@ class EntityPage(BaseModel):
     pagination: Pagination
 
 
-class JobOptionFields(BaseModel):
+class JobOptionFields(_SentFields):
     """How a job is run, whatever its task."""
 
     model_config = ConfigDict(extra="ignore")
@@ -143,7 +184,9 @@ class JobFile(BaseModel):
     name: str
     path: str = Field(description="Relative to the workspace: `output/a.jpg`.")
     size: int = Field(description="In bytes.")
-    sha256: str | None = Field(description="In hex; null in a list, where it was not read yet.")
+    sha256: str | None = Field(
+        description="In hex; null in a list for a large file whose job was not asked for yet."
+    )
 
 
 class JobAnswer(BaseModel):
@@ -175,18 +218,99 @@ class JobPage(BaseModel):
     next_cursor: str | None = Field(description="`?cursor=` of the next page; null: the last one.")
 
 
+class Attempt(BaseModel):
+    """One run of a job that did not simply succeed."""
+
+    attempt: int = Field(description="From 1; a retried job begins again at 1.")
+    worker: str | None = Field(description="What people call the worker that ran it.")
+    started_at: int | None
+    ended_at: int
+    outcome: Literal["completed", "error", "timeout", "crash", "lost", "cancelled", "postponed"] = (
+        Field(description="`lost`: its worker fell silent. `postponed`: it asked to run later.")
+    )
+    error: str | None
+    traceback: str | None
+    output: str | None = Field(description="The last of what the task printed and logged.")
+
+
+class AttemptList(BaseModel):
+    """What is kept of a job's attempts, oldest first; one that succeeded in silence is not."""
+
+    items: list[Attempt]
+
+
+class JobChangeFields(_SentFields):
+    """What to do to which jobs: those for which all that is given holds."""
+
+    action: Literal["cancel", "retry"]
+    task_type: Name | None = None
+    status: PublicStatus | None = Field(
+        None, description="queued or processing to cancel, failed or cancelled to retry."
+    )
+    created_by: Name | None = Field(None, description="A user's `sub`.")
+    mine: bool = Field(False, description="One's own; whoever is no admin has no others anyway.")
+    added_after: int | None = Field(None, ge=0, le=MAX_ID, description="Then or later.")
+    added_before: int | None = Field(None, ge=0, le=MAX_ID)
+    everything: bool = Field(False, description="To be set where nothing else narrows it down.")
+    dry_run: bool = Field(False, description="Only say which jobs these are.")
+    cursor: int | None = Field(
+        None, ge=1, le=MAX_ID, description="The last answer's `next_cursor`."
+    )
+
+
+class ChangedJobs(BaseModel):
+    """The jobs that were changed by one request, a thousand at most, oldest first."""
+
+    job_ids: list[str]
+    next_cursor: str | None = Field(description="Ask again with it for more; null: that was all.")
+
+
+class TaskSettingFields(_SentFields):
+    """The pause and the limit of a task; what is not given stays."""
+
+    paused: bool = Field(False, description="Whether no more jobs of it are begun.")
+    reason: Reason | None = Field(None, description="Why it is paused.")
+    max_running: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_RUNNING_LIMIT,
+        description="How many of its jobs may run at once; null: as many as workers take.",
+    )
+
+
 class Task(BaseModel):
-    """A task that this server knows."""
+    """A task that this server knows, or for which an operator set something."""
 
     task_type: str
     parameters: dict[str, Any] = Field(description="The JSON Schema of its parameters.")
     served: bool = Field(description="Whether a worker that lives now runs it.")
+    paused: bool = Field(description="Whether its jobs wait until an admin resumes it.")
+    paused_at: int | None
+    paused_by: str | None = Field(description="A user's `sub`.")
+    pause_reason: str | None
+    max_running: int | None = Field(
+        description="How many of its jobs may run at once; null: as many as workers take."
+    )
 
 
 class TaskList(BaseModel):
     """Every task that this server knows, in the order of the alphabet."""
 
     items: list[Task]
+
+
+class CleanupAnswer(BaseModel):
+    """How many jobs were deleted, and how large their files were, in bytes."""
+
+    deleted_count: int
+    freed_space: int
+
+
+class JobStorageSize(BaseModel):
+    """How large the files of all jobs are together, in bytes, and how many jobs have some."""
+
+    total_size: int
+    job_count: int
 
 
 class Capabilities(BaseModel):

@@ -124,11 +124,14 @@ class EntityService:
 
         Args:
             page: Which.
-            md5: Only those with these bytes.
-            label: Only those with exactly this label.
+            md5: Only those with these bytes; empty: not given.
+            label: Only those with exactly this label; empty: not given.
         """
         found, total = self._entities.list_entities(
-            offset=page.offset, limit=page.size, md5=md5.lower() if md5 else None, label=label
+            offset=page.offset,
+            limit=page.size,
+            md5=md5.lower() if md5 else None,
+            label=label or None,
         )
         return EntityPage(
             items=[_answer(record) for record in found], pagination=paginate(page, total)

@@ -1,36 +1,56 @@
-"""Jobs: making them from uploads and entities, showing them, deleting them."""
+"""Jobs: making them from uploads and entities, showing them, ending and deleting them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 from starlette.concurrency import run_in_threadpool
 
-from cl_ml_tools.errors import ClaimLost, IllegalTransition
-from cl_ml_tools.jobs import TERMINAL_STATUSES
+from cl_ml_tools.errors import IllegalTransition
 from cl_server.http.access import Identity
 from cl_server.http.errors import Conflict, NotFound
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
+from cl_server_shared.control import JobControl
+from cl_server_shared.errors import UnknownJob
 from cl_server_shared.ids import new_job_id
 
+from .job_admission import JobAdmission
+from .job_changes import change_jobs
 from .job_draft import JobDraft, JobMaker
-from .job_files import JobFiles
+from .job_files import JobFiles, ReadAllowance
 from .plain_json import parse_stored_json
 from .repository import JobReader, JobRecord
-from .schemas import PUBLIC_STATUSES, JobAnswer, JobPage, PublicStatus, stored_status
+from .schemas import (
+    PUBLIC_STATUSES,
+    Attempt,
+    AttemptList,
+    ChangedJobs,
+    JobAnswer,
+    JobChangeFields,
+    JobPage,
+    PublicStatus,
+    stored_status,
+)
 from .storage_folders import MarkedFolder
 from .task_catalogue import KnownTask
 
-__all__ = ["JobService"]
+__all__ = ["LIST_READ_BYTES", "JobService"]
 
 logger = logging.getLogger(__name__)
 
 JOBS_PER_PAGE = 50
+
+# What a page of jobs may read for digests that nobody has asked for yet: a tenth of a second.
+LIST_READ_BYTES = 64 * 1024**2
+
+# How often a request that waits for a job's end looks: a worker ends it within about a second.
+LOOK_SECONDS = 0.1
 
 
 class JobService:
@@ -42,6 +62,9 @@ class JobService:
         storage: Their workspaces.
         maker: What turns a draft into a job.
         folder: The one below which the workspaces are.
+        control: What ends them and runs them again.
+        admission: What refuses more than may wait.
+        cancel_wait_seconds: How long deleting a running job waits for its end.
     """
 
     def __init__(
@@ -51,8 +74,15 @@ class JobService:
         storage: FileStorageService,
         maker: JobMaker,
         folder: MarkedFolder,
+        *,
+        control: JobControl,
+        admission: JobAdmission,
+        cancel_wait_seconds: float,
     ) -> None:
         self._repository = repository
+        self._control = control
+        self._admission = admission
+        self._cancel_wait_seconds = cancel_wait_seconds
         self._reader = reader
         self._storage = storage
         self._files = JobFiles(storage)
@@ -60,21 +90,30 @@ class JobService:
         self._folder = folder
 
     @asynccontextmanager
-    async def draft_job(self, task: KnownTask) -> AsyncIterator[JobDraft]:
+    async def draft_job(
+        self, task: KnownTask, identity: Identity, idempotency_key: str | None
+    ) -> AsyncIterator[JobDraft]:
         """Begin a job; unless it was added by the end of the block, nothing of it is left.
 
         Args:
             task: What it will run.
+            identity: Who makes it.
+            idempotency_key: Their name for this request, under which it makes one job only.
 
         Raises:
             WrongStorageFolder: The disk is not there any more.
+            TooManyRequests: Too many jobs wait.
         """
-        await run_in_threadpool(self._folder.check)
-        draft = JobDraft(new_job_id(), task, self._storage, self._maker)
+        # Each user's keys are their own.
+        key = f"{identity.sub}:{idempotency_key}" if idempotency_key is not None else None
+        await run_in_threadpool(self._admit, identity, key)
+        draft = JobDraft(new_job_id(), task, identity, key, self._storage, self._maker)
         try:
             yield draft
         finally:
-            if not draft.added:
+            if draft.added:
+                self._admission.note_added(identity.sub)
+            else:
                 with anyio.CancelScope(shield=True):
                     await run_in_threadpool(self._storage.cleanup_job, draft.job_id)
 
@@ -84,7 +123,7 @@ class JobService:
         Raises:
             NotFound: There is none that this user may see.
         """
-        return self._answer(self._get(job_id, identity), read_digests=True)
+        return self._answer(self._get(job_id, identity), ReadAllowance())
 
     def list_jobs(
         self,
@@ -117,8 +156,9 @@ class JobService:
             limit=JOBS_PER_PAGE + 1,
         )
         page = found[:JOBS_PER_PAGE]
+        allowance = ReadAllowance(LIST_READ_BYTES)
         return JobPage(
-            items=[self._answer(record, read_digests=False) for record in page],
+            items=[self._answer(record, allowance) for record in page],
             next_cursor=str(page[-1].job.id) if len(found) > len(page) else None,
         )
 
@@ -133,32 +173,84 @@ class JobService:
         self._publish_output(self._get(job_id, identity))
         return self._files.find_file(job_id, path)
 
-    def delete_job(self, job_id: str, identity: Identity) -> None:
-        """Delete a job that does not run, with its files.
+    def list_attempts(self, job_id: str, identity: Identity) -> AttemptList:
+        """Return what is kept of a job's attempts.
+
+        Raises:
+            NotFound: There is no job that this user may see.
+        """
+        record = self._get(job_id, identity)
+        rows = self._reader.list_attempts(record.job.id)
+        return AttemptList(
+            items=[Attempt.model_validate(row, from_attributes=True) for row in rows]
+        )
+
+    def cancel_job(self, job_id: str, identity: Identity) -> JobAnswer:
+        """End a job that waits; have whoever runs it end one that runs.
 
         Raises:
             NotFound: There is none that this user may see.
-            Conflict: It runs.
+            Conflict: It has completed or failed.
         """
-        record = self._get(job_id, identity)
-        try:
-            if record.job.status not in TERMINAL_STATUSES:
-                # Whoever waits for it hears of its end, and no worker can claim it any more.
-                self._cancel_queued(record)
-            self._repository.delete_job(job_id)
-        except (ClaimLost, IllegalTransition) as error:
-            raise Conflict(f"job {job_id} runs: wait until it has ended, then delete it") from error
-        self._storage.cleanup_job(job_id)
+        self._get(job_id, identity)
+        with _told_as_problems():
+            self._control.cancel_job(job_id)
+        return self.get_job(job_id, identity)
+
+    def retry_job(self, job_id: str, identity: Identity) -> JobAnswer:
+        """Queue a failed or cancelled job as if it were new.
+
+        Raises:
+            NotFound: There is none that this user may see.
+            Conflict: It runs, or has completed.
+        """
+        self._get(job_id, identity)
+        with _told_as_problems():
+            self._control.retry_job(job_id)
+        return self.get_job(job_id, identity)
+
+    def change_jobs(self, fields: JobChangeFields, identity: Identity) -> ChangedJobs:
+        """Cancel or retry jobs that match, of those that this user may see.
+
+        Raises:
+            Unprocessable: Nothing narrows them down, or the status does not fit.
+        """
+        return change_jobs(self._control, fields, identity)
+
+    async def delete_job(self, job_id: str, identity: Identity) -> None:
+        """Delete a job with its files; one that waits or runs is cancelled first.
+
+        Raises:
+            NotFound: There is none that this user may see.
+            Conflict: It runs and did not end in time; it has been asked to.
+        """
+        await run_in_threadpool(self._get, job_id, identity)
+        give_up = time.monotonic() + self._cancel_wait_seconds
+        while not await run_in_threadpool(self._ends_now, job_id):
+            if time.monotonic() >= give_up:
+                raise Conflict(
+                    f"job {job_id} runs: it has been asked to end; delete it once it has ended"
+                )
+            await anyio.sleep(LOOK_SECONDS)
+        await run_in_threadpool(self._repository.delete_job, job_id)
+        await run_in_threadpool(self._storage.cleanup_job, job_id)
 
     def check_visible(self, job_id: str, identity: Identity) -> None:
         """Raise `NotFound` unless this user may see the job."""
         self._get(job_id, identity)
 
-    def _cancel_queued(self, record: JobRecord) -> None:
-        job = record.job
-        if job.status == "processing":
-            raise IllegalTransition(job.job_id, job.status, "cancelled")
-        self._repository.update_job(job.job_id, status="cancelled")
+    def _admit(self, identity: Identity, key: str | None) -> None:
+        """Raise `TooManyRequests` where one more job is too many; a repeated request adds none."""
+        self._folder.check()
+        if key is None or not self._reader.has_idempotency_key(key):
+            self._admission.check(identity.sub)
+
+    def _ends_now(self, job_id: str) -> bool:
+        """Have a job ended; return whether it is. Whoever waits for it hears of its end."""
+        try:
+            return self._control.cancel_job(job_id) == "cancelled"
+        except (UnknownJob, IllegalTransition):
+            return True
 
     def _get(self, job_id: str, identity: Identity) -> JobRecord:
         self._folder.check()  # without its disk every job would look as if it had no files
@@ -171,10 +263,10 @@ class JobService:
         if record.job.status == "completed":
             self._files.publish_output(record.job.job_id, record.job.retry_count + 1)
 
-    def _answer(self, record: JobRecord, *, read_digests: bool) -> JobAnswer:
+    def _answer(self, record: JobRecord, allowance: ReadAllowance) -> JobAnswer:
         self._publish_output(record)
         job = record.job
-        input_files, output_files = self._files.list_files(job.job_id, read_digests=read_digests)
+        input_files, output_files = self._files.list_files(job.job_id, allowance)
         times = (job.created_at, job.started_at, job.completed_at, record.last_event_at)
         return JobAnswer(
             job_id=job.job_id,
@@ -195,6 +287,19 @@ class JobService:
             max_retries=job.max_retries,
             created_by=job.created_by,
         )
+
+
+@contextmanager
+def _told_as_problems() -> Iterator[None]:
+    try:
+        yield
+    except UnknownJob as error:  # deleted just now
+        raise NotFound(str(error)) from error
+    except IllegalTransition as error:
+        status = PUBLIC_STATUSES[error.current]
+        raise Conflict(
+            f"job {error.job_id} is {status}: it cannot become {error.wanted}"
+        ) from error
 
 
 def _shown_params(params: dict[str, Any]) -> dict[str, Any]:

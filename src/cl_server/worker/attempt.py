@@ -1,10 +1,12 @@
 """One attempt of one job, from its claim to its end.
 
-    prepare ──► run in a child ──► settle: completed | failed | given back | dropped
+    prepare ──► run in a child ──► settle: completed | failed | postponed | cancelled | given back
+                                           | dropped
 
 A child may be killed under an attempt: for its time or memory (the attempt has failed), because
-the worker stops (the job is given back at no cost), or because the claim is lost (it is dropped:
-whoever holds the job now decides). The child is dead before the job is let go.
+somebody cancelled the job, because the worker stops (the job is given back at no cost), or because
+the claim is lost (it is dropped: whoever holds the job now decides). The child is dead before the
+job is let go, and gets its next job only once this one's end is written.
 """
 
 from __future__ import annotations
@@ -12,21 +14,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
 from cl_ml_tools.errors import ClaimLost
 from cl_ml_tools.executor import Outcome
-from cl_ml_tools.protocols import Claim, ClaimedJob, FileStorage, WorkQueue
-from cl_ml_tools.workspace import discard_attempt, publish_attempt, start_attempt
+from cl_ml_tools.protocols import (
+    AttemptLog,
+    Claim,
+    ClaimedJob,
+    Completion,
+    FailureOutcome,
+    FileStorage,
+    WorkQueue,
+)
+from cl_ml_tools.workspace import discard_attempt, publish_attempt
 from cl_server.logs import bind_log_context
 
+from .completions import Completions
 from .lane import Lane
 from .lease import UNREACHABLE
-from .process import Child
+from .metrics import WorkerMetrics
+from .process import Child, ChildEnded
 
 __all__ = ["Attempt", "Workplace"]
 
@@ -41,6 +54,14 @@ FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 5.0
 
 MAX_ERROR_CHARACTERS = 2000
+MAX_TRACEBACK_CHARACTERS = 64 * 1024
+
+# What follows from a failed attempt, by the status that the job has then.
+_THEN = {
+    "queued": "it will run again",
+    "error": "it has failed for good",
+    "cancelled": "and the job was cancelled",
+}
 
 
 @dataclass(frozen=True)
@@ -51,25 +72,30 @@ class Workplace:
         queue: Where outcomes are written.
         storage: Where the job's files are.
         writes: The thread that writes.
+        completions: What writes completions, on that thread.
         covers: Whether a claim was made under the lease that is held now.
         put_back: Takes the child when the attempt no longer needs it.
         default_timeout_seconds: For a job that has none of its own.
+        metrics: Where each attempt's duration is counted.
     """
 
     queue: WorkQueue
     storage: FileStorage
     writes: Lane
+    completions: Completions
     covers: Callable[[Claim], bool]
     put_back: Callable[[Child], None]
     default_timeout_seconds: float
+    metrics: WorkerMetrics
 
 
 class _Fate(Enum):
-    """What becomes of the job when the child has ended."""
+    """What becomes of the job when the child has ended; `SETTLED`: as its outcome says."""
 
-    SETTLED = auto()
-    GIVEN_BACK = auto()
-    DROPPED = auto()
+    SETTLED = ""
+    CANCELLED = "cancelled"
+    GIVEN_BACK = "given back"
+    DROPPED = "dropped"
 
 
 class Attempt:
@@ -90,6 +116,9 @@ class Attempt:
         self.child = child
         self._place = place
         self._fate = _Fate.GIVEN_BACK if child is None else _Fate.SETTLED
+        self._failure: FailureOutcome = "error"
+        self._killed_for: FailureOutcome = "crash"
+        self._log = AttemptLog(started_at=time.time_ns() // 1_000_000)
         self._job_path: Path | None = None
         self._progress = self._written_progress = 0
         self._progress_writer: asyncio.Task[None] | None = None
@@ -98,11 +127,13 @@ class Attempt:
     async def run(self) -> None:
         """Run the job and write how it ended."""
         with bind_log_context(job_id=self.claimed.job.job_id):
+            child, started_at = self.child, time.monotonic()
             try:
-                outcome = await self._run()
-            finally:
-                self._free_child()
-            try:
+                try:
+                    outcome = await self._run()
+                finally:
+                    self.child = None  # from here on its end is decided
+                self._count(outcome, time.monotonic() - started_at)
                 await self._settle(outcome)
             except ClaimLost:
                 logger.warning("the claim was lost: what this attempt did is discarded")
@@ -110,6 +141,13 @@ class Attempt:
             except UNREACHABLE as error:
                 logger.error("the outcome cannot be written, the job will run again: %s", error)
                 await self._discard()
+            finally:
+                if child is not None:
+                    self._place.put_back(child)
+
+    def cancel(self) -> None:
+        """Kill the child and end the job as cancelled."""
+        self._end(_Fate.CANCELLED, "the job was cancelled")
 
     def give_back(self) -> None:
         """Kill the child and queue the job again at no cost: the worker stops."""
@@ -119,49 +157,66 @@ class Attempt:
         """Kill the child and write nothing: the claim is lost."""
         self._end(_Fate.DROPPED, "the claim on the job was lost")
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, failure: FailureOutcome) -> None:
         """Kill the child; the attempt has failed.
 
         Args:
             reason: The sentence that becomes the job's error.
+            failure: What kind of failure it is.
         """
-        self._end(_Fate.SETTLED, reason)
+        self._end(_Fate.SETTLED, reason, failure)
 
-    def _end(self, fate: _Fate, reason: str) -> None:
+    def _end(self, fate: _Fate, reason: str, failure: FailureOutcome = "crash") -> None:
         if self.child is not None and self.child.alive:  # else its end is decided already
-            self._fate = fate
+            self._fate, self._killed_for = fate, failure
             self.child.kill(reason)
 
     async def _run(self) -> Outcome:
         """Run the job in the child; what keeps it from running is an outcome, too."""
-        job, number = self.claimed.job, self.claimed.attempt
         if self.child is None:
             return Outcome(ok=False)
-        logger.info("%s: attempt %d begins", job.task_type, number)
         try:
-            self._job_path = self._place.storage.get_job_path(job.job_id)
-            output_path = await asyncio.to_thread(start_attempt, self._job_path, number)
+            self._job_path = self._place.storage.get_job_path(self.claimed.job.job_id)
         except ValueError as error:  # a job added through the library may have any id
             return Outcome(ok=False, error=str(error), retryable=False)
         except OSError as error:
-            return Outcome(ok=False, error=f"the job's folder cannot be made: {error}")
+            return Outcome(ok=False, error=f"the job's folder cannot be found: {error}")
         limit = self.claimed.timeout_seconds or self._place.default_timeout_seconds
         reason = f"it took longer than the {limit:g} seconds that it may take"
-        timer = asyncio.get_running_loop().call_later(limit, self.fail, reason)
+        timer = asyncio.get_running_loop().call_later(limit, self.fail, reason, "timeout")
         try:
-            return await self.child.run(
-                job,
-                job_path=self._job_path,
-                output_path=output_path,
-                on_progress=self._take_progress,
-            )
+            return await self._run_in(self.child, self._job_path)
         finally:
             timer.cancel()
 
-    def _free_child(self) -> None:
-        child, self.child = self.child, None
-        if child is not None:
-            self._place.put_back(child)
+    async def _run_in(self, child: Child, job_path: Path) -> Outcome:
+        """Run the job in the child; whatever ended the process is the outcome, and its kind."""
+        job, number = self.claimed.job, self.claimed.attempt
+        try:
+            running = child.run(
+                job, attempt=number, job_path=job_path, on_progress=self._take_progress
+            )
+            logger.info("%s: attempt %d begins", job.task_type, number)
+            self._count_wait()
+            outcome = await running
+        except ChildEnded as error:
+            self._failure = self._killed_for
+            outcome = Outcome(ok=False, error=str(error))
+        traceback = outcome.traceback[-MAX_TRACEBACK_CHARACTERS:] if outcome.traceback else None
+        self._log = replace(self._log, traceback=traceback, output=child.job_output or None)
+        return outcome
+
+    def _count_wait(self) -> None:
+        if self.claimed.claim.claim_seq == 1:
+            seconds = self.claimed.waited_ms / 1000
+            self._place.metrics.observe_wait(self.claimed.job.task_type, seconds)
+
+    def _count(self, outcome: Outcome, seconds: float) -> None:
+        if self._job_path is None:
+            return  # it never began
+        said = "postponed" if outcome.delay_seconds is not None else "failed"
+        word = self._fate.value or ("completed" if outcome.ok else said)
+        self._place.metrics.observe_run(self.claimed.job.task_type, word, seconds)
 
     def _take_progress(self, progress: int) -> None:
         self._progress = progress
@@ -196,40 +251,60 @@ class Attempt:
             await self._progress_writer
         queue, claim = self._place.queue, self.claimed.claim
         if outcome.ok and self._fate is not _Fate.DROPPED:
-            await self._write(lambda: queue.complete_job(claim, outcome.task_output))
+            log = self._log if self._log.output else None
+            completion = Completion(claim, outcome.task_output, log)
+            await self._until_reached(lambda: self._place.completions.complete(completion))
             await self._publish()
             return
         await self._discard()  # before the job is let go: the next attempt may have this number
         if self._fate is _Fate.DROPPED:
             logger.warning("dropped: the claim was lost")
         elif self._fate is _Fate.GIVEN_BACK:
-            await self._write(lambda: queue.give_back_job(claim))
+            await self._write(lambda: queue.give_back_jobs([claim]))
             logger.info("given back at no cost")
+        elif self._fate is _Fate.CANCELLED:
+            await self._write(lambda: queue.end_cancelled_job(claim, log=self._log))
+            logger.info("cancelled")
+        elif outcome.delay_seconds is not None:
+            await self._postpone(outcome.delay_seconds)
         else:
             await self._fail(outcome)
+
+    async def _postpone(self, delay_seconds: float) -> None:
+        await self._write(
+            lambda: self._place.queue.postpone_job(self.claimed.claim, delay_seconds, log=self._log)
+        )
+        logger.info("postponed by the module, for %g seconds", delay_seconds)
 
     async def _fail(self, outcome: Outcome) -> None:
         error = _storable(outcome.error or "the module gave no reason")
         status = await self._write(
             lambda: self._place.queue.fail_job(
-                self.claimed.claim, error, retryable=outcome.retryable
+                self.claimed.claim,
+                error,
+                retryable=outcome.retryable,
+                outcome=self._failure,
+                log=self._log,
             )
         )
-        then = "it will run again" if status == "queued" else "it has failed for good"
         logger.warning(
             "attempt %d failed, %s: %s%s",
             self.claimed.attempt,
-            then,
+            _THEN[status],
             error,
             f"\n{outcome.traceback}" if outcome.traceback else "",
         )
 
     async def _write(self, write: Callable[[], T]) -> T:
-        """Call the queue, again and again while it cannot be reached and the lease is held."""
+        """Call the queue on the thread that writes, until it is reached."""
+        return await self._until_reached(lambda: self._place.writes.call(write))
+
+    async def _until_reached(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write, again and again while the queue cannot be reached and the lease is held."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                return await self._place.writes.call(write)
+                return await write()
             except UNREACHABLE as error:
                 if not self._place.covers(self.claimed.claim):
                     raise

@@ -4,13 +4,15 @@
 
 The main thread runs the jobs, as a module's author would expect. The watchdog thread listens to
 the supervisor, and ends this process with all that it started when the supervisor is gone, or
-when the lease under which the job runs can no longer be relied on. No database and no broker is
-imported here.
+when the lease under which the job runs can no longer be relied on. A module that holds Python's
+global lock keeps it from running: for that the system and a thread in C stand behind it. No
+database and no broker is imported here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import fcntl
 import logging
 import os
@@ -31,6 +33,7 @@ from cl_ml_tools.errors import DuplicateTask, UnknownTask
 from cl_ml_tools.executor import Outcome, execute
 from cl_ml_tools.jobs import Job, check_progress
 from cl_ml_tools.registry import InstalledTasks, find_tasks
+from cl_ml_tools.workspace import start_attempt
 
 from .messages import MAX_OUTPUT_BYTES, decode, encode
 
@@ -41,6 +44,9 @@ READ_BYTES = 64 * 1024
 # The supervisor looks at what is really held, but only every so often. This limit holds between
 # two looks; it counts what is reserved, too, which for many threads is far more than is used.
 RESERVED_PER_HELD_BYTE = 2
+
+# The watchdog is first: it ends the processes that a module has started, too.
+BEHIND_WATCHDOG_SECONDS = 0.25
 
 
 class Watchdog:
@@ -58,6 +64,8 @@ class Watchdog:
         self._deliver = deliver
         self._lease_until = float("inf")
         self._working = threading.Event()
+        self._standing = threading.Lock()
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
 
     def start(self) -> None:
         """Start the thread."""
@@ -66,6 +74,7 @@ class Watchdog:
     def job_ended(self) -> None:
         """Say that nothing runs now that a lost lease would have to end."""
         self._working.clear()
+        self._stand_behind()
 
     def _watch(self) -> None:
         rest = b""
@@ -82,10 +91,23 @@ class Watchdog:
     def _take(self, message: dict[str, Any]) -> None:
         if message["kind"] == "lease":
             self._lease_until = message["until"]
+            self._stand_behind()
             return
         if message["kind"] == "job":
             self._working.set()
+            self._stand_behind()  # before it begins: a module may keep this thread from running
         self._deliver(message)
+
+    def _stand_behind(self) -> None:
+        """Have this process end with the lease also where no thread of Python's can run.
+
+        Where it was does not matter, and a frozen supervisor reads no output: writing would wait.
+        """
+        with self._standing:
+            faulthandler.cancel_dump_traceback_later()
+            if self._working.is_set() and self._lease_until < float("inf"):
+                left = max(0.0, self._lease_until - time.monotonic()) + BEHIND_WATCHDOG_SECONDS
+                faulthandler.dump_traceback_later(left, file=self._nowhere, exit=True)
 
     def _patience_seconds(self) -> float | None:
         """Return how long the lease is good for; an idle child has none to lose."""
@@ -175,12 +197,17 @@ def run_job(
         module = tasks[job.task_type].module
     except UnknownTask as error:
         return Outcome(ok=False, error=str(error), retryable=False)
+    job_path = Path(message["job_path"])
+    try:
+        output_path = start_attempt(job_path, message["attempt"])
+    except OSError as error:
+        return Outcome(ok=False, error=f"the attempt's folder cannot be made: {error}")
     outcome = runner.run(
         execute(
             module,
             job,
-            job_path=Path(message["job_path"]),
-            output_path=Path(message["output_path"]),
+            job_path=job_path,
+            output_path=output_path,
             progress_callback=progress_reporter(supervisor, job.job_id),
         )
     )
@@ -205,14 +232,14 @@ def progress_reporter(supervisor: Supervisor, job_id: str) -> Callable[[int], No
 
 def tell_outcome(supervisor: Supervisor, outcome: Outcome, job_id: str) -> None:
     """Send how a job ended; a result that is too large makes it a failure for good."""
-    message = encode("outcome", job_id=job_id, **asdict(outcome))
+    message = encode("outcome", job_id=job_id, outcome=asdict(outcome))
     if len(message) > MAX_OUTPUT_BYTES:
         error = (
             f"the module returned {len(message)} bytes of task_output and may return "
             f"{MAX_OUTPUT_BYTES}: write what is large to a file of the job's output"
         )
         refused = Outcome(ok=False, error=error, retryable=False)
-        message = encode("outcome", job_id=job_id, **asdict(refused))
+        message = encode("outcome", job_id=job_id, outcome=asdict(refused))
     supervisor.send(message)
 
 

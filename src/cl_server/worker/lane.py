@@ -29,11 +29,22 @@ class Lane:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in the thread and return what it returns, or raise what it raises."""
+    def call(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Have the thread run a function; what is returned waits for what it returns, or raises."""
         future: Future[T] = Future()
         self._calls.put((future, lambda: function(*args, **kwargs)))
-        return await asyncio.wrap_future(future)
+        return asyncio.wrap_future(future)
+
+    async def settle(self, timeout_seconds: float) -> bool:
+        """Wait until the calls made so far have ended, or the time is over; return whether they have."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self.call(lambda: None)
+        except TimeoutError:
+            return False
+        return True
 
     def _work(self) -> None:
         while True:

@@ -1,6 +1,6 @@
 """The worker's lease: while it is renewed the worker's claims are its own.
 
-    not held ── register ──► held ── renewed in time ──► held
+    not held ── register ──► held ── renewed in time, claims compared ──► held
         ▲                     │
         └── not known any more, or not renewed in time: every child is killed ──┘
 
@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from cl_ml_tools.protocols import Claim, WorkQueue
 from cl_server_shared.errors import SharedError
 
 from .lane import Lane
+from .reconciliation import Comparison, compare_claims
 
 __all__ = ["UNREACHABLE", "Lease"]
 
@@ -42,8 +43,9 @@ class Lease:
         capabilities: The JSON Schema of the parameters per task type.
         concurrency: Jobs at once.
         lease_seconds: How long a lease is good for.
-        count_running: Returns how many jobs run now.
+        running: Returns the claims of the jobs that run now.
         on_extended: Called with the time, by `time.monotonic`, until which jobs may go on.
+        on_taken_away: Called with claims that the database does not know any more.
         on_lost: Called when the claims can no longer be relied on.
     """
 
@@ -55,8 +57,9 @@ class Lease:
         capabilities: Mapping[str, dict[str, Any]],
         concurrency: int,
         lease_seconds: float,
-        count_running: Callable[[], int],
+        running: Callable[[], Set[Claim]],
         on_extended: Callable[[float], None],
+        on_taken_away: Callable[[Set[Claim]], None],
         on_lost: Callable[[], None],
     ) -> None:
         self.instance_id: int | None = None
@@ -65,11 +68,14 @@ class Lease:
         self._capabilities = capabilities
         self._concurrency = concurrency
         self._lease_seconds = lease_seconds
-        self._count_running = count_running
+        self._running = running
         self._on_extended = on_extended
+        self._on_taken_away = on_taken_away
         self._on_lost = on_lost
         self._lane = Lane("lease")
         self._expiry: asyncio.TimerHandle | None = None
+        self._seen = Comparison()
+        self._given_back: Set[Claim] = frozenset()
 
     @property
     def held(self) -> bool:
@@ -77,18 +83,20 @@ class Lease:
         return self.instance_id is not None
 
     def covers(self, claim: Claim) -> bool:
-        """Return whether a claim was made under the lease that is held now."""
-        return claim.instance_id == self.instance_id
+        """Return whether a claim was made under the lease that is held now, and is still held.
+
+        One that was given back because its answer did not come may still come.
+        """
+        return claim.instance_id == self.instance_id and claim not in self._given_back
 
     async def keep(self) -> None:
-        """Register, renew and rescue what other workers lost, until it is cancelled."""
+        """Register and renew, until it is cancelled."""
         while True:
             try:
                 if self.held:
                     await self._renew()
                 else:
                     await self._register()
-                await self._rescue()
             except UNREACHABLE as error:
                 logger.warning("the lease cannot be renewed, trying again: %s", error)
                 await asyncio.sleep(min(RETRY_SECONDS, self._lease_seconds / 10))
@@ -107,23 +115,30 @@ class Lease:
             self._queue.register_instance, self._label, self._capabilities, self._concurrency
         )
         self.instance_id = instance_id
+        self._seen, self._given_back = Comparison(), frozenset()
         self._extend(began)
         logger.info("registered as instance %s of %r", instance_id, self._label)
 
     async def _renew(self) -> None:
-        began, instance_id = time.monotonic(), self.instance_id
-        known = await self._lane.call(self._queue.renew_lease, self._count_running())
+        began, instance_id, ran = time.monotonic(), self.instance_id, self._running()
+        known = await self._lane.call(self._queue.renew_lease, len(ran))
         if instance_id != self.instance_id:
             return  # it counted as lost before the answer came
-        if known:
-            self._extend(began)
-        else:
+        if known is None:
             self._lose("the database does not know this worker's instance any more")
+            return
+        self._extend(began)
+        self._seen = compare_claims(known, ran=ran, run=self._running(), before=self._seen)
+        if self._seen.taken_away:
+            self._on_taken_away(self._seen.taken_away)
+        await self._give_back(self._seen.never_came)
 
-    async def _rescue(self) -> None:
-        rescued = await self._lane.call(self._queue.rescue_expired_jobs)
-        if rescued:
-            logger.warning("%d jobs of workers that are gone were put back or ended", rescued)
+    async def _give_back(self, never_came: Set[Claim]) -> None:
+        """Give back jobs whose claim this worker never heard of: nobody would run them."""
+        if never_came:
+            self._given_back |= never_came  # first: an answer that comes now comes too late
+            await self._lane.call(self._queue.give_back_jobs, list(never_came))
+            logger.warning("%d jobs whose claim got lost were given back", len(never_came))
 
     def _extend(self, began: float) -> None:
         margin = min(MAX_MARGIN_SECONDS, self._lease_seconds / 3)

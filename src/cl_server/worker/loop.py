@@ -12,21 +12,23 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Set
 from typing import Any, TypeVar
 
 from cl_ml_tools.broadcast import Broadcaster
 from cl_ml_tools.errors import UnknownTask
-from cl_ml_tools.protocols import ClaimedJob, FileStorage, WorkQueue
+from cl_ml_tools.protocols import Claim, ClaimedJob, FileStorage, WorkQueue
 
 from .attempt import Attempt, Workplace
+from .completions import Completions
 from .lane import Lane
 from .lease import UNREACHABLE, Lease
-from .memory import tree_memory_bytes
+from .metrics import WorkerMetrics
 from .pool import ChildPool
 from .presence import Presence, PresenceSettings
 from .process import Child, InstalledModules
 from .settings import WorkerSettings
+from .watching import watch_cancel_requests, watch_memory
 
 __all__ = ["Worker"]
 
@@ -34,16 +36,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A module that takes a gigabyte a second is caught within a fifth of one.
-MEMORY_LOOK_SECONDS = 0.2
-
 RETRY_SECONDS = 1.0
 
 # How long the last outcomes may take to be written, and the claims to be given back: no longer
 # than who waits for the worker's end has patience beyond the grace time. A lease does the rest.
 SETTLE_SECONDS = 2.0
-
-MEBIBYTE = 1024**2
 
 
 class Worker:
@@ -79,10 +76,12 @@ class Worker:
         self._changed = asyncio.Event()
         self._claims = Lane("claims")
         self._writes = Lane("writes")
+        self._is_fetching = False
         self._background: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
         self._presence: Presence | None = None
         self._breakdown: BaseException | None = None
+        self._metrics = WorkerMetrics()
 
     async def run(self) -> None:
         """Work until the end.
@@ -97,15 +96,17 @@ class Worker:
             self._settings.concurrency, spawn=self._spawn, on_change=self._children_changed
         )
         self._listen_to_signals()
+        self._stop_wish = asyncio.create_task(self._stopping.wait())
         self._in_background(self._pool.keep())
-        try:
-            installed = await self._unless_stopping(self._pool.describe())
-            if installed is not None:
-                self._prepare(installed)
-                await self._claim_jobs()
-                await self._finish_running()
-        finally:
-            await self._end()
+        with self._metrics.serving(self._settings.metrics_port):
+            try:
+                installed = await self._unless_stopping(self._pool.describe())
+                if installed is not None:
+                    self._prepare(installed)
+                    await self._claim_jobs()
+                    await self._finish_running()
+            finally:
+                await self._end()
         if self._breakdown is not None:
             raise self._breakdown
 
@@ -134,8 +135,9 @@ class Worker:
             capabilities={name: installed.capabilities[name] for name in wanted},
             concurrency=self._settings.concurrency,
             lease_seconds=self._settings.lease_seconds,
-            count_running=lambda: len(self._attempts),
+            running=lambda: {attempt.claimed.claim for attempt in self._attempts},
             on_extended=self._lease_extended,
+            on_taken_away=self._claims_taken_away,
             on_lost=self._lease_lost,
         )
         presence = self._presence = Presence(
@@ -150,11 +152,18 @@ class Worker:
             queue=self._queue,
             storage=self._storage,
             writes=self._writes,
+            completions=Completions(self._queue, self._writes),
             covers=lease.covers,
             put_back=self._pool.put_back,
             default_timeout_seconds=self._settings.job_timeout_seconds,
+            metrics=self._metrics,
         )
-        for keeping in (lease.keep(), presence.keep(), self._watch_memory()):
+        for keeping in (
+            lease.keep(),
+            presence.keep(),
+            watch_memory(self._attempts.keys, self._settings.job_memory_bytes),
+            watch_cancel_requests(self._attempts.keys, self._queue, self._writes),
+        ):
             self._in_background(keeping)
         logger.info(
             "worker %r runs %s, %d jobs at once",
@@ -165,13 +174,14 @@ class Worker:
 
     async def _claim_jobs(self) -> None:
         """Claim and start jobs until it is time to stop."""
+        is_idle = False
         while not self._stopping.is_set():
             free = self._free_children()
             if free == 0:
                 await self._wait_for_change()
                 continue
             try:
-                claimed = await self._claim(free)
+                claimed = await self._claim(free, wait=is_idle)
             except UNREACHABLE as error:
                 logger.warning("no job can be claimed, trying again: %s", error)
                 await self._unless_stopping(asyncio.sleep(RETRY_SECONDS))
@@ -182,18 +192,40 @@ class Worker:
                 self._settings.until == "drained" and not claimed and not self._attempts
             ):
                 return
-            if not claimed and self._settings.until == "drained":
+            is_idle = not claimed
+            if is_idle and self._settings.until == "drained":
                 await self._wait_for_change()  # the end of the last one is the end of all
-            elif not claimed:
-                await self._wait_for_jobs()
+                is_idle = False
 
-    async def _claim(self, limit: int) -> list[ClaimedJob]:
-        """Claim up to `limit` jobs; when it is time to stop, the claim that is under way may end."""
-        claim = self._claims.call(self._queue.fetch_next_jobs, self._task_types, limit)
-        claiming = asyncio.create_task(claim)
-        await self._unless_stopping(asyncio.wait((claiming,)))
-        await asyncio.wait((claiming,), timeout=SETTLE_SECONDS)
-        return claiming.result() if claiming.done() else []
+    async def _claim(self, limit: int, *, wait: bool) -> list[ClaimedJob]:
+        """Claim up to `limit` jobs, once there may be one or the poll interval is over.
+
+        When it is time to stop, a claim that is under way may end.
+
+        Args:
+            limit: How many.
+            wait: Whether nothing was there a moment ago.
+        """
+        self._is_fetching = False
+        claiming = self._claims.call(self._fetch, limit, wait)
+        await asyncio.wait((claiming, self._stop_wish), return_when=asyncio.FIRST_COMPLETED)
+        if self._is_fetching:
+            await asyncio.wait((claiming,), timeout=SETTLE_SECONDS)
+        if claiming.done():
+            return claiming.result()
+        claiming.cancel()
+        return []
+
+    def _fetch(self, limit: int, wait: bool) -> list[ClaimedJob]:
+        """Wait and claim, on the lane: going back to the event loop in between would take longer."""
+        if wait:  # until there may be a job; releasing the instance ends it, too
+            self._queue.wait_for_jobs(self._settings.poll_interval_seconds)
+            limit = self._free_children()  # children, and the lease, may have ended meanwhile
+        # Before the look at `_stopping`: one of the two sides sees the other.
+        self._is_fetching = True
+        if self._stopping.is_set():
+            return []
+        return self._queue.fetch_next_jobs(self._task_types, limit)
 
     def _free_children(self) -> int:
         if self._lease is None or not self._lease.held:
@@ -203,7 +235,7 @@ class Worker:
 
     def _start(self, claimed: ClaimedJob) -> None:
         if self._lease is None or not self._lease.covers(claimed.claim):
-            logger.warning("job %s was claimed under a lease that is lost", claimed.job.job_id)
+            logger.warning("the claim on job %s is lost already", claimed.job.job_id)
             return
         # Without a child it is given back at once.
         child = None if self._stopping.is_set() else self._pool.take(claimed.job.task_type)
@@ -221,15 +253,6 @@ class Worker:
             async with asyncio.timeout(self._settings.poll_interval_seconds):
                 await self._changed.wait()
         self._changed.clear()
-
-    async def _wait_for_jobs(self) -> None:
-        """Sleep until something may have been added, or it is time to stop."""
-        interval = self._settings.poll_interval_seconds
-        try:
-            await self._unless_stopping(self._claims.call(self._queue.wait_for_jobs, interval))
-        except UNREACHABLE as error:
-            logger.warning("the queue cannot be watched, trying again: %s", error)
-            await self._unless_stopping(asyncio.sleep(RETRY_SECONDS))
 
     async def _finish_running(self) -> None:
         """Let running jobs go on; once it is time to stop, for the grace time."""
@@ -252,9 +275,7 @@ class Worker:
     async def _unless_stopping(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what some work returns, or `None` as soon as it is time to stop."""
         task = asyncio.create_task(work)
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        await asyncio.wait((task, self._stop_wish), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         task.cancel()
@@ -280,6 +301,8 @@ class Worker:
                 logger.warning("the instance stays until its lease runs out: %s", error)
         if self._presence is not None:
             await self._presence.clear()
+        # A connection that is in use could not be closed, and SQLite's -wal file would stay.
+        await self._claims.settle(SETTLE_SECONDS)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the loop."""
@@ -326,15 +349,7 @@ class Worker:
         for attempt in list(self._attempts):
             attempt.drop()
 
-    async def _watch_memory(self) -> None:
-        """End jobs whose processes hold more memory than they may."""
-        limit = self._settings.job_memory_bytes
-        while True:
-            await asyncio.sleep(MEMORY_LOOK_SECONDS)
-            for attempt in self._attempts:
-                held = tree_memory_bytes(attempt.child.pid) if attempt.child is not None else 0
-                if held > limit:
-                    attempt.fail(
-                        f"it took {held // MEBIBYTE} MiB of memory, more than the "
-                        f"{limit // MEBIBYTE} MiB that it may take (WORKER_JOB_MEMORY_BYTES)"
-                    )
+    def _claims_taken_away(self, claims: Set[Claim]) -> None:
+        for attempt in list(self._attempts):
+            if attempt.claimed.claim in claims:
+                attempt.drop()

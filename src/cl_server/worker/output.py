@@ -1,4 +1,4 @@
-"""What a child prints, as log lines of the worker; its last lines explain a crash."""
+"""What a child prints: log lines of the worker, and what is kept with the attempt."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ MAX_LINE_BYTES = 8 * 1024
 MAX_LOGGED_LINES = 1000
 TAIL_LINES = 5
 MAX_TAIL_CHARACTERS = 500
+
+# What is kept with an attempt: the end says why it ended.
+MAX_KEPT_BYTES = 64 * 1024
 
 
 class ChildOutput:
@@ -40,6 +43,12 @@ class ChildOutput:
         """Count lines anew, and forget what was printed before."""
         self._logged = 0
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._kept = bytearray()
+
+    @property
+    def kept(self) -> str:
+        """The last 64 KiB of what was printed since the job began."""
+        return self._kept.decode("utf-8", "replace")
 
     @property
     def tail(self) -> str:
@@ -55,6 +64,8 @@ class ChildOutput:
         except BlockingIOError:
             return False
         self.ended = not chunk
+        self._kept += chunk
+        del self._kept[:-MAX_KEPT_BYTES]
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             self._take(line)

@@ -30,8 +30,11 @@ logger = logging.getLogger(__name__)
 # Long enough for a broker to send what is retained, short enough not to be missed.
 LOOK_SECONDS = 0.3
 
-# A change of the number of idle children is told at once, but no more often than this.
+# A change of the number of idle children is told soon, but no more often than this.
 MIN_INTERVAL_SECONDS = 0.5
+
+# What keeps a child busy goes to that child first.
+GATHER_SECONDS = 0.02
 
 # A message that was not renewed for this many heartbeats is of a worker that is gone.
 FRESH_HEARTBEATS = 3
@@ -124,6 +127,7 @@ class Presence:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.heartbeat_seconds):
                     await self._news.wait()
+                    await asyncio.sleep(GATHER_SECONDS)
 
     async def clear(self) -> None:
         """Empty the topic: the worker ends."""

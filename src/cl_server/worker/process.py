@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,11 @@ class Child:
         """Whether the process is gone."""
         return self._ended.is_set()
 
+    @property
+    def job_output(self) -> str:
+        """The last 64 KiB of what it printed and logged since its last job began."""
+        return self._output.kept
+
     async def wait_ready(self) -> None:
         """Open the connection and wait until the process has loaded the modules.
 
@@ -164,41 +169,25 @@ class Child:
         answer = await self._ask(encode("describe"))
         return InstalledModules(answer["capabilities"], answer["broken"])
 
-    async def run(
-        self, job: Job, *, job_path: Path, output_path: Path, on_progress: Callable[[int], None]
-    ) -> Outcome:
-        """Run one attempt of a job; whatever happens to the process becomes the outcome.
+    def run(
+        self, job: Job, *, attempt: int, job_path: Path, on_progress: Callable[[int], None]
+    ) -> Awaitable[Outcome]:
+        """Have one attempt of a job begin; what is returned waits for what the module made of it.
 
         Args:
             job: The job.
-            job_path: Its workspace.
-            output_path: The folder of this attempt.
+            attempt: The attempt's number.
+            job_path: The job's workspace.
             on_progress: Takes 0 to 100, as often as the module reports.
+
+        Raises:
+            ChildEnded: It ended, or was killed, before the module had answered.
         """
         self._job_id, self._on_progress = job.job_id, on_progress
         self._output.start_job()
         self.task_types.add(job.task_type)
-        try:
-            answer = await self._ask(
-                encode(
-                    "job",
-                    job=job.model_dump(mode="json"),
-                    job_path=str(job_path),
-                    output_path=str(output_path),
-                )
-            )
-        except ChildEnded as error:
-            return Outcome(ok=False, error=str(error))
-        finally:
-            self._output.drain()
-            self._job_id = self._on_progress = None
-        return Outcome(
-            answer["ok"],
-            answer["task_output"],
-            answer["error"],
-            answer["retryable"],
-            answer["traceback"],
-        )
+        fields = {"job": job.model_dump(mode="json"), "job_path": str(job_path), "attempt": attempt}
+        return self._outcome(self._ask(encode("job", **fields)))
 
     def extend_lease(self, until: float) -> None:
         """Say until when (`time.monotonic`, one clock for all processes) a job may go on."""
@@ -258,12 +247,19 @@ class Child:
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
 
-    async def _ask(self, message: bytes) -> dict[str, Any]:
+    async def _outcome(self, answer: Awaitable[dict[str, Any]]) -> Outcome:
+        try:
+            return Outcome(**(await answer)["outcome"])
+        finally:
+            self._output.drain()
+            self._job_id = self._on_progress = None
+
+    def _ask(self, message: bytes) -> Awaitable[dict[str, Any]]:
         self._answer = asyncio.get_running_loop().create_future()
         if self._ending is not None:
             raise ChildEnded(self._describe_end())
         self._send(message)
-        return await self._answer
+        return self._answer
 
     def _send(self, message: bytes) -> None:
         if self._writer is not None and not self._writer.is_closing():

@@ -25,6 +25,7 @@ class WorkerSettings:
         poll_interval_seconds: How long it sleeps at most without having looked.
         grace_seconds: How long running jobs may go on after the first signal.
         log_level: The children's, as a name.
+        metrics_port: Where its metrics are served on loopback; 0: nowhere.
     """
 
     worker_id: str
@@ -37,3 +38,4 @@ class WorkerSettings:
     poll_interval_seconds: float
     grace_seconds: float
     log_level: str
+    metrics_port: int = 0

@@ -20,7 +20,7 @@ class QueueEntry(Base):
     """A live job's place in the queue, and who runs it.
 
     Attributes:
-        enqueued_at: When it first became due.
+        enqueued_at: When it first became due; the time it waited for, where it was claimed before.
         rank: Its place, lowest first (`cl_ml_tools.jobs.rank_of`); NULL while it is not due.
         available_at: When it becomes due; NULL once it is.
         claimed_by: The worker instance that runs it.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from cl_ml_tools.errors import DuplicateJob
 from cl_ml_tools.jobs import DEFAULT_PRIORITY
+from cl_ml_tools.protocols import AddedJob
 
 from ..transaction import Transaction
-from .events import record_event
+from .events import keep_event, record_event
 from .statement import statement
 
-__all__ = ["NewJob", "add_job"]
+__all__ = ["NewJob", "add_job", "add_jobs"]
 
 _JOB_COLUMNS = (
     "job_id, task_type, params, status, progress, created_at, retry_count, max_retries, created_by"
@@ -37,7 +39,7 @@ _ENTRY_VALUES = f"""
 _INSERT_JOB = statement(f"""
     INSERT INTO jobs ({_JOB_COLUMNS}) VALUES ({_JOB_VALUES})
     ON CONFLICT (job_id) DO NOTHING
-    RETURNING id, created_at
+    RETURNING id
 """)
 
 _INSERT_OPTIONS = statement("""
@@ -49,16 +51,77 @@ _INSERT_ENTRY = statement(f"""
     INSERT INTO queue_entries ({_ENTRY_COLUMNS}) VALUES (:id, {_ENTRY_VALUES})
 """)
 
-_FIND_BY_IDEMPOTENCY_KEY = statement("""
-    SELECT jobs.job_id, jobs.task_type, jobs.params
-    FROM job_options JOIN jobs ON jobs.id = job_options.id
-    WHERE job_options.idempotency_key = :idempotency_key
-""")
+# PostgreSQL: any number of jobs as one statement, one round trip.
+_DUE = "available_at IS NULL OR available_at <= :now"
+_INSERT_JOBS = statement(
+    "",
+    postgresql=f"""
+    WITH item AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(CAST(:items AS JSON)) AS item (
+            place INTEGER, job_id TEXT, task_type TEXT, params TEXT, created_by TEXT,
+            priority INTEGER, max_retries INTEGER, available_at BIGINT,
+            timeout_seconds DOUBLE PRECISION, idempotency_key TEXT)
+    ), job AS (
+        INSERT INTO jobs ({_JOB_COLUMNS})
+        SELECT job_id, task_type, params, 'queued', 0, :now, 0, max_retries, created_by
+        FROM item ORDER BY place
+        ON CONFLICT (job_id) DO NOTHING
+        RETURNING id, job_id, created_at
+    ), added AS MATERIALIZED (
+        SELECT job.id, job.created_at AS now, item.* FROM job JOIN item ON item.job_id = job.job_id
+    ), options AS (
+        INSERT INTO job_options (id, priority, timeout_seconds, idempotency_key)
+        SELECT id, priority, timeout_seconds, idempotency_key FROM added
+        WHERE priority <> {DEFAULT_PRIORITY} OR timeout_seconds IS NOT NULL
+           OR idempotency_key IS NOT NULL
+    ), entry AS (
+        INSERT INTO queue_entries ({_ENTRY_COLUMNS})
+        SELECT id, job_id, task_type, priority,
+               CASE WHEN {_DUE} THEN now ELSE available_at END,
+               CASE WHEN {_DUE} THEN now - CAST(priority AS BIGINT) * 600000 END,
+               CASE WHEN {_DUE} THEN NULL ELSE available_at END,
+               0, 0, timeout_seconds
+        FROM added
+    ), event AS (
+        INSERT INTO job_events
+            (entry_id, event_type, attempt, progress, created_at, acknowledged_at)
+        SELECT id, 'queued', 1, 0, now, CASE WHEN :acknowledged = 1 THEN now END
+        FROM added ORDER BY place
+        RETURNING id AS event_id, entry_id
+    )
+    SELECT added.place, event.event_id, added.now
+    FROM added JOIN event ON event.entry_id = added.id ORDER BY added.place
+    """,
+)
 
-# Two adders with one key wait for each other until the first has committed; SQLite's have to anyway.
-_LOCK_IDEMPOTENCY_KEY = statement(
+_CONTENT = "SELECT jobs.job_id, jobs.task_type, jobs.params"
+
+_FIND_BY_ID = statement(f"{_CONTENT} FROM jobs WHERE job_id = :job_id")
+
+_FIND_BY_KEYS = statement(
+    f"""
+    {_CONTENT}, options.idempotency_key FROM json_each(:keys) AS wanted
+    JOIN job_options AS options ON options.idempotency_key = wanted.value
+    JOIN jobs ON jobs.id = options.id
+    """,
+    postgresql=f"""
+    {_CONTENT}, options.idempotency_key
+    FROM json_array_elements_text(CAST(:keys AS JSON)) AS wanted (key)
+    JOIN job_options AS options ON options.idempotency_key = wanted.key
+    JOIN jobs ON jobs.id = options.id
+    """,
+)
+
+# Two adders with one key wait for each other until the first has committed, and always in the same
+# order; SQLite's have to wait anyway.
+_LOCK_KEYS = statement(
     "SELECT 1",
-    postgresql="SELECT pg_advisory_xact_lock(hashtextextended(:idempotency_key, 0))",
+    postgresql="""
+    SELECT pg_advisory_xact_lock(hash) FROM (
+        SELECT DISTINCT hashtextextended(key, 0) AS hash
+        FROM json_array_elements_text(CAST(:keys AS JSON)) AS wanted (key) ORDER BY hash
+    ) AS hashes
+    """,
 )
 
 
@@ -89,42 +152,129 @@ class NewJob:
     idempotency_key: Optional[str]
 
 
+class _Content(NamedTuple):
+    """What makes two requests the same job."""
+
+    job_id: str
+    task_type: str
+    params: str
+
+
 def add_job(transaction: Transaction, job: NewJob) -> str:
     """Add a job and return its id, or that of the job which its idempotency key made before.
+
+    Without a key, PostgreSQL does all of it in one statement.
 
     Raises:
         DuplicateJob: The id is taken, or the key stands for a job with other content.
     """
-    values: dict[str, Any] = dict(vars(job))
-    if job.idempotency_key is not None:
-        transaction.run(_LOCK_IDEMPOTENCY_KEY, values).fetchall()
-        earlier = transaction.run(_FIND_BY_IDEMPOTENCY_KEY, values).fetchone()
-        if earlier is not None:
-            return _same_job(job, *earlier)
-    row = transaction.run(_INSERT_JOB, values).fetchone()
-    if row is None:
+    for earlier in _find_by_keys(transaction, [job]).values():
+        _check_same(job, earlier)
+        return earlier.job_id
+    if not _insert(transaction, [job]):
         raise DuplicateJob(job.job_id)
-    values["id"] = row[0]
-    if _has_wishes(job):
-        transaction.run(_INSERT_OPTIONS, values)
-    transaction.run(_INSERT_ENTRY, values)
-    record_event(transaction, row[0], job.job_id, job.task_type, "queued", attempt=1, progress=0)
     return job.job_id
 
 
-def _has_wishes(job: NewJob) -> bool:
-    return (
-        job.priority != DEFAULT_PRIORITY
-        or job.timeout_seconds is not None
-        or job.idempotency_key is not None
+def add_jobs(transaction: Transaction, jobs: Sequence[NewJob]) -> list[AddedJob]:
+    """Add jobs in their order; those that are there already stay as they are.
+
+    Args:
+        transaction: Where.
+        jobs: What to add.
+
+    Returns:
+        What became of each.
+
+    Raises:
+        DuplicateJob: An id or a key stands for a job with other content.
+    """
+    earlier = _find_by_keys(transaction, jobs)
+    fresh: dict[str, NewJob] = {}
+    for job in jobs:
+        if job.idempotency_key is None or job.idempotency_key not in earlier:
+            fresh.setdefault(job.job_id, job)
+            if job.idempotency_key is not None:
+                earlier[job.idempotency_key] = _content(job)
+    added = _insert(transaction, list(fresh.values()))
+    answers = []
+    for job in jobs:
+        if fresh.get(job.job_id) is job and job.job_id in added:
+            answers.append(AddedJob(job.job_id, "added"))
+            continue
+        same = earlier.get(job.idempotency_key or "")
+        if same is None or same.job_id == job.job_id:
+            same = _find_by_id(transaction, job.job_id)
+        _check_same(job, same)
+        answers.append(AddedJob(same.job_id, "existing"))
+    return answers
+
+
+def _insert(transaction: Transaction, jobs: Sequence[NewJob]) -> set[str]:
+    """Write jobs, their wishes, entries and events; return the ids that were not there before."""
+    transaction.makes_claimable = True
+    if transaction.dialect == "sqlite":
+        return {job.job_id for job in jobs if _insert_one(transaction, vars(job))}
+    if not jobs:
+        return set()
+    items = [{"place": place, **vars(job)} for place, job in enumerate(jobs)]
+    values = {"items": json.dumps(items), "acknowledged": int(transaction.acknowledged)}
+    rows = transaction.run(_INSERT_JOBS, values).fetchall()
+    for place, event_id, now in rows:
+        job = jobs[place]
+        keep_event(transaction, event_id, job.job_id, job.task_type, "queued", 1, 0, now)
+    return {jobs[row[0]].job_id for row in rows}
+
+
+def _insert_one(transaction: Transaction, job: Mapping[str, Any]) -> bool:
+    values = dict(job)
+    row = transaction.run(_INSERT_JOB, values).fetchone()
+    if row is None:
+        return False
+    values["id"] = row[0]
+    if (
+        values["priority"] != DEFAULT_PRIORITY
+        or values["timeout_seconds"] is not None
+        or values["idempotency_key"] is not None
+    ):
+        transaction.run(_INSERT_OPTIONS, values)
+    transaction.run(_INSERT_ENTRY, values)
+    record_event(
+        transaction, row[0], job["job_id"], job["task_type"], "queued", attempt=1, progress=0
     )
+    return True
 
 
-def _same_job(job: NewJob, job_id: str, task_type: str, params: str) -> str:
-    if (task_type, json.loads(params)) != (job.task_type, json.loads(job.params)):
-        raise DuplicateJob(
-            job_id,
-            f"the idempotency key {job.idempotency_key!r} stands for job {job_id!r}, "
-            "which has another task type or other parameters",
+def _find_by_keys(transaction: Transaction, jobs: Sequence[NewJob]) -> dict[str, _Content]:
+    """Return, by its idempotency key, each job that was asked for before; locks the keys."""
+    keys = [job.idempotency_key for job in jobs if job.idempotency_key is not None]
+    if not keys:
+        return {}
+    values = {"keys": json.dumps(keys)}
+    transaction.run(_LOCK_KEYS, values).fetchall()
+    rows = transaction.run(_FIND_BY_KEYS, values).fetchall()
+    return {row[3]: _Content(*row[:3]) for row in rows}
+
+
+def _find_by_id(transaction: Transaction, job_id: str) -> _Content:
+    row = transaction.run(_FIND_BY_ID, {"job_id": job_id}).fetchone()
+    if row is None:  # PostgreSQL: it was added, and deleted, while this ran
+        raise DuplicateJob(job_id)
+    return _Content(*row)
+
+
+def _content(job: NewJob) -> _Content:
+    return _Content(job.job_id, job.task_type, job.params)
+
+
+def _check_same(job: NewJob, earlier: _Content) -> None:
+    content = (job.task_type, json.loads(job.params))
+    if content != (earlier.task_type, json.loads(earlier.params)):
+        stands = (
+            f"the id {job.job_id!r} stands for a job"
+            if earlier.job_id == job.job_id
+            else f"the idempotency key {job.idempotency_key!r} stands for job {earlier.job_id!r},"
         )
-    return job_id
+        raise DuplicateJob(
+            earlier.job_id, f"{stands} which has another task type or other parameters"
+        )

@@ -18,6 +18,7 @@ __all__ = [
     "latest_position",
     "number_events",
     "read_events",
+    "read_unacknowledged",
     "record_event",
 ]
 
@@ -86,6 +87,14 @@ _READ_EVENTS = statement(
     WHERE event.position > :after {_MINE} ORDER BY event.position LIMIT :limit
     """,
 )
+
+# From the future, after the clock was put back, counts as old, too.
+_READ_UNACKNOWLEDGED = statement(f"""
+    SELECT {_EVENT} FROM job_events AS event JOIN jobs ON jobs.id = event.entry_id
+    WHERE event.acknowledged_at IS NULL AND event.id > :after
+      AND event.created_at NOT BETWEEN :now - :min_age_ms AND :now + :min_age_ms
+    ORDER BY event.id LIMIT :limit
+""")
 
 _IS_RECORDED = statement("""
     SELECT 1 FROM job_events AS event JOIN jobs ON jobs.id = event.entry_id
@@ -202,6 +211,21 @@ def read_events(
         {"after": after, "limit": limit, "job_id": job_id, "created_by": created_by},
     ).fetchall()
     return [(row[0], _event(*row[1:])) for row in rows]
+
+
+def read_unacknowledged(
+    transaction: Transaction, after: int, limit: int, min_age_ms: int
+) -> list[dict[str, Any]]:
+    """Return events that no broker has acknowledged, in the order of their ids.
+
+    Args:
+        transaction: Where.
+        after: Only those with a greater id.
+        limit: How many at most.
+        min_age_ms: Younger ones are left out: whoever made them is just publishing them.
+    """
+    values = {"after": after, "limit": limit, "min_age_ms": min_age_ms}
+    return [_event(*row) for row in transaction.run(_READ_UNACKNOWLEDGED, values).fetchall()]
 
 
 def latest_position(transaction: Transaction) -> int:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 from cl_ml_tools.protocols import Claim
 
 from ..transaction import Transaction
-from .statement import statement
+from .statement import Statement, statement
 
 __all__ = [
     "Lease",
-    "entries_of_instance",
+    "cancel_requests",
     "forget_if_unrenewed",
     "forget_instance",
+    "lock_claims",
     "orphaned_claims",
     "register_instance",
     "renew_lease",
@@ -64,7 +65,13 @@ _ITS_ENTRIES = """
     SELECT job_id, id, claim_seq FROM queue_entries WHERE claimed_by = :instance_id ORDER BY id
 """
 
-_ENTRIES_OF_INSTANCE = statement(_ITS_ENTRIES, postgresql=f"{_ITS_ENTRIES} FOR UPDATE")
+_ENTRIES_OF_INSTANCE = statement(_ITS_ENTRIES)
+_LOCK_ENTRIES_OF_INSTANCE = statement(_ITS_ENTRIES, postgresql=f"{_ITS_ENTRIES} FOR UPDATE")
+
+_CANCEL_REQUESTS = statement("""
+    SELECT job_id, id, claim_seq FROM queue_entries
+    WHERE claimed_by = :instance_id AND cancel_requested = 1 ORDER BY id
+""")
 
 # How many claims of dead instances one transaction takes back.
 _RESCUED_AT_ONCE = 100
@@ -113,10 +120,14 @@ def register_instance(
     )
 
 
-def renew_lease(transaction: Transaction, instance_id: int, lease_ms: int, running: int) -> bool:
-    """Renew a lease; False where the instance is not known any more."""
+def renew_lease(
+    transaction: Transaction, instance_id: int, lease_ms: int, running: int
+) -> Optional[list[Claim]]:
+    """Renew a lease and return the instance's claims; `None` where it is not known any more."""
     values = {"instance_id": instance_id, "lease_ms": lease_ms, "running": running}
-    return transaction.run(_RENEW_LEASE, values).fetchone() is not None
+    if transaction.run(_RENEW_LEASE, values).fetchone() is None:
+        return None
+    return _claims(transaction, _ENTRIES_OF_INSTANCE, instance_id)
 
 
 def forget_instance(transaction: Transaction, instance_id: int) -> None:
@@ -144,7 +155,16 @@ def orphaned_claims(transaction: Transaction) -> list[Claim]:
     return sorted((Claim(job_id, *row) for job_id, *row in rows), key=lambda claim: claim.entry_id)
 
 
-def entries_of_instance(transaction: Transaction, instance_id: int) -> list[Claim]:
+def lock_claims(transaction: Transaction, instance_id: int) -> list[Claim]:
     """Return, locked, the claims of one instance."""
-    rows = transaction.run(_ENTRIES_OF_INSTANCE, {"instance_id": instance_id}).fetchall()
+    return _claims(transaction, _LOCK_ENTRIES_OF_INSTANCE, instance_id)
+
+
+def cancel_requests(transaction: Transaction, instance_id: int) -> list[Claim]:
+    """Return the claims of one instance whose jobs somebody wants cancelled."""
+    return _claims(transaction, _CANCEL_REQUESTS, instance_id)
+
+
+def _claims(transaction: Transaction, select: Statement, instance_id: int) -> list[Claim]:
+    rows = transaction.run(select, {"instance_id": instance_id}).fetchall()
     return [Claim(row[0], row[1], instance_id, row[2]) for row in rows]

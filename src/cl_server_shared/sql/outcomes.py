@@ -1,28 +1,31 @@
-"""How a job goes on or ends; each write that a worker makes is guarded by its claim."""
+"""How an attempt, or a job, goes on or ends; each write of a worker is guarded by its claim."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from cl_ml_tools.broadcast import job_event
 from cl_ml_tools.errors import ClaimLost
-from cl_ml_tools.jobs import Job, backoff_ms
-from cl_ml_tools.protocols import Claim
+from cl_ml_tools.jobs import backoff_ms
+from cl_ml_tools.protocols import AttemptLog, Claim, Completion
 
 from ..transaction import Transaction
-from .claims import JobState
-from .events import record_event
+from .attempts import record_attempt
+from .events import keep_event, record_event
+from .jobs import JobState, progress_event, storable
 from .statement import statement
 
 __all__ = [
     "complete",
-    "delete_job",
+    "end_cancelled",
     "end_job",
     "fail",
+    "give_back",
+    "has_completed",
+    "keep_log",
+    "postpone",
     "report_progress",
-    "select_job",
-    "set_fields",
 ]
 
 _END_CLAIMED_ENTRY = statement("""
@@ -37,10 +40,50 @@ _END_JOB = statement("""
     UPDATE jobs
     SET status = CAST(:status AS VARCHAR), completed_at = :now, progress = COALESCE(:progress, progress),
         task_output = COALESCE(:task_output, task_output),
-        error_message = CASE WHEN CAST(:status AS VARCHAR) = 'completed' THEN NULL
+        error_message = CASE WHEN CAST(:status AS VARCHAR) = 'completed'
+                             THEN CAST(:error_message AS TEXT)
                              ELSE COALESCE(:error_message, error_message) END
     WHERE id = :id
     RETURNING job_id, task_type, retry_count, progress, task_output, error_message
+""")
+
+# PostgreSQL: any number of completions as one statement, one round trip. The entries are locked in
+# order, so that whoever else changes several of them cannot wait for this one in a circle.
+_COMPLETE_JOBS = statement(
+    "",
+    postgresql="""
+    WITH item AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(CAST(:completions AS JSON))
+        AS item (id BIGINT, instance_id BIGINT, claim_seq INTEGER, task_output TEXT)
+    ), held AS MATERIALIZED (
+        SELECT entry.id FROM (SELECT * FROM item ORDER BY id) AS item CROSS JOIN LATERAL (
+            SELECT id FROM queue_entries
+            WHERE id = item.id AND claimed_by = item.instance_id AND claim_seq = item.claim_seq
+            FOR UPDATE
+        ) AS entry
+    ), ended AS (
+        DELETE FROM queue_entries WHERE id = ANY(ARRAY(SELECT id FROM held)) RETURNING id
+    ), job AS (
+        UPDATE jobs
+        SET status = 'completed', completed_at = :now, progress = 100, error_message = NULL,
+            task_output = COALESCE(item.task_output, jobs.task_output)
+        FROM ended JOIN item ON item.id = ended.id WHERE jobs.id = ended.id
+        RETURNING jobs.id, jobs.job_id, task_type, retry_count, jobs.task_output
+    ), event AS (
+        INSERT INTO job_events
+            (entry_id, event_type, attempt, progress, created_at, detail, acknowledged_at)
+        SELECT id, 'completed', retry_count + 1, 100, :now, COALESCE(task_output, '{}'),
+               CASE WHEN :acknowledged = 1 THEN :now END
+        FROM job ORDER BY id
+        RETURNING id AS event_id, entry_id, created_at
+    )
+    SELECT job.*, event.event_id, event.created_at FROM job JOIN event ON event.entry_id = job.id
+    """,
+)
+
+_HAS_COMPLETED = statement("""
+    SELECT 1 FROM jobs WHERE id = :id AND status = 'completed'
+      AND COALESCE(task_output, '') = COALESCE(CAST(:task_output AS TEXT), task_output, '')
 """)
 
 # Not claimed, not due before `:delay_ms` from now; its place in the queue is kept in `enqueued_at`.
@@ -50,9 +93,18 @@ _POSTPONE_ENTRY = statement("""
     RETURNING id
 """)
 
-_RETRY_JOB = statement("""
-    UPDATE jobs SET status = 'queued', retry_count = retry_count + 1, progress = 0,
-                    error_message = :error_message
+# One that was claimed by its id before its time waits for that time.
+_GIVE_BACK_ENTRY = statement("""
+    UPDATE queue_entries
+    SET claimed_by = NULL, rank = CASE WHEN enqueued_at <= :now THEN rank END,
+        available_at = CASE WHEN enqueued_at > :now THEN enqueued_at END
+    WHERE id = :id AND claimed_by = :instance_id AND claim_seq = :claim_seq
+    RETURNING id
+""")
+
+_QUEUE_JOB = statement("""
+    UPDATE jobs SET status = 'queued', progress = 0, retry_count = retry_count + :retries,
+                    error_message = COALESCE(:error_message, error_message)
     WHERE id = :id
     RETURNING job_id, task_type, retry_count
 """)
@@ -75,98 +127,157 @@ _SET_CLAIMED_PROGRESS = statement(
     """,
 )
 
-# PostgreSQL's text holds no NUL, and no driver takes a lone surrogate.
-_UNSTORABLE = str.maketrans({"\0": "\ufffd"})
-
-_SET_FIELDS = statement("""
-    UPDATE jobs
-    SET progress = COALESCE(:progress, progress), task_output = COALESCE(:task_output, task_output),
-        error_message = COALESCE(:error_message, error_message)
-    WHERE id = :id
-    RETURNING :now
-""")
-
-_SELECT_JOB = statement("""
-    SELECT job_id, task_type, params, status, progress, task_output, error_message
-    FROM jobs WHERE job_id = :job_id
-""")
-
-_SELECT_RETRIES = statement("SELECT retry_count, max_retries FROM jobs WHERE id = :id")
-
-# Children first: SQLite checks no foreign key unless it is asked to. Events are locked in order,
-# as whoever else changes several of them does, so that no two can wait for each other.
-_DELETE_JOB_ROWS = (
-    statement(
-        "DELETE FROM job_events WHERE entry_id = :id",
-        postgresql="""
-        WITH held AS MATERIALIZED (
-            SELECT id FROM job_events WHERE entry_id = :id ORDER BY id FOR UPDATE
-        )
-        DELETE FROM job_events USING held WHERE job_events.id = held.id
-        """,
-    ),
-    statement("DELETE FROM job_options WHERE id = :id"),
-    statement("DELETE FROM queue_entries WHERE id = :id"),
-)
-
-_DELETE_JOB = statement("DELETE FROM jobs WHERE id = :id")
+_ATTEMPT = """
+    SELECT jobs.retry_count, jobs.max_retries, entry.cancel_requested
+    FROM queue_entries AS entry JOIN jobs ON jobs.id = entry.id
+    WHERE entry.id = :id AND entry.claimed_by = :instance_id AND entry.claim_seq = :claim_seq
+"""
+_LOCK_ATTEMPT = statement(_ATTEMPT, postgresql=f"{_ATTEMPT} FOR UPDATE OF entry")
 
 # The event that each terminal status is told with.
 _EVENT_OF_END = {"completed": "completed", "error": "failed", "cancelled": "cancelled"}
 
 
-def storable(text: Optional[str]) -> Optional[str]:
-    """Return text as every database stores it: what it cannot hold is replaced."""
-    if text is None:
-        return None
-    return text.encode("utf-8", "replace").decode("utf-8").translate(_UNSTORABLE)
-
-
-def complete(transaction: Transaction, claim: Claim, task_output: Optional[str]) -> None:
-    """End a claimed job as completed.
+def complete(
+    transaction: Transaction, completions: Sequence[tuple[Claim, Optional[str]]]
+) -> dict[int, int]:
+    """End claimed jobs as completed; those whose claim is not held stay as they are.
 
     Args:
-        transaction: Where.
-        claim: The hold on it.
-        task_output: JSON text.
+        transaction: Where; on PostgreSQL all is one statement.
+        completions: Each claim, and the task's output as JSON text.
+
+    Returns:
+        The attempt of each ended job, by its `entry_id`.
+    """
+    if transaction.dialect == "sqlite":
+        return dict(
+            _write_end(transaction, claim.entry_id, "completed", 100, output, None)
+            for claim, output in completions
+            if transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).fetchone() is not None
+        )
+    items = [{**_guard(claim), "task_output": output} for claim, output in completions]
+    values = {"completions": json.dumps(items), "acknowledged": int(transaction.acknowledged)}
+    rows = transaction.run(_COMPLETE_JOBS, values).fetchall()
+    rows.sort()  # RETURNING has no order
+    for _, job_id, task_type, retry_count, output, event_id, created_at in rows:
+        keep_event(
+            transaction,
+            event_id,
+            job_id,
+            task_type,
+            "completed",
+            retry_count + 1,
+            100,
+            created_at,
+            output or "{}",
+        )
+    return {row[0]: row[3] + 1 for row in rows}
+
+
+def keep_log(transaction: Transaction, completion: Completion, ended: Mapping[int, int]) -> None:
+    """Keep what a completed attempt printed, where it was this one that ended the job.
+
+    Args:
+        transaction: The one that has ended it.
+        completion: The attempt.
+        ended: What `complete` returned.
+    """
+    attempt = ended.get(completion.claim.entry_id)
+    if attempt is not None:
+        record_attempt(
+            transaction,
+            completion.claim,
+            attempt=attempt,
+            outcome="completed",
+            log=completion.log,
+        )
+
+
+def has_completed(transaction: Transaction, claim: Claim, task_output: Optional[str]) -> bool:
+    """Return whether the job is completed, with this very output."""
+    values = {"id": claim.entry_id, "task_output": task_output}
+    return transaction.run(_HAS_COMPLETED, values).fetchone() is not None
+
+
+def fail(
+    transaction: Transaction,
+    claim: Claim,
+    error: str,
+    *,
+    retryable: bool,
+    outcome: str,
+    log: Optional[AttemptLog] = None,
+) -> str:
+    """End a claimed attempt and return the job's new status.
+
+    Returns:
+        `queued` where a re-run is left, `cancelled` where that was asked for, else `error`.
 
     Raises:
         ClaimLost: The claim is not held any more; nothing was changed.
     """
-    _end_claim(transaction, claim)
-    _write_end(transaction, claim.entry_id, "completed", 100, task_output, None)
-
-
-def fail(transaction: Transaction, claim: Claim, error: str, *, retryable: bool) -> str:
-    """End a claimed attempt and return the job's new status, `queued` or `error`.
-
-    Raises:
-        ClaimLost: The claim is not held any more; nothing was changed.
-    """
-    retry_count, max_retries = transaction.run(
-        _SELECT_RETRIES, {"id": claim.entry_id}
-    ).fetchone() or (0, 0)
+    retry_count, max_retries, cancel_requested = _lock_attempt(transaction, claim)
+    if cancel_requested:
+        end_cancelled(transaction, claim, log=log)
+        return "cancelled"
+    record_attempt(
+        transaction, claim, attempt=retry_count + 1, outcome=outcome, error=error, log=log
+    )
     if not retryable or retry_count >= max_retries:
-        _end_claim(transaction, claim)
+        transaction.run(_END_ENTRY, {"id": claim.entry_id})
         _write_end(transaction, claim.entry_id, "error", None, None, error)
         return "error"
     values = {**_guard(claim), "delay_ms": backoff_ms(retry_count + 1)}
-    if transaction.run(_POSTPONE_ENTRY, values).fetchone() is None:
-        raise ClaimLost(claim.job_id)
-    job_id, task_type, _ = transaction.run(
-        _RETRY_JOB, {"id": claim.entry_id, "error_message": storable(error)}
-    ).fetchone()
-    record_event(
-        transaction,
-        claim.entry_id,
-        job_id,
-        task_type,
-        "retrying",
-        attempt=retry_count + 1,
-        progress=0,
-        detail=json.dumps(storable(error)),
-    )
+    transaction.run(_POSTPONE_ENTRY, values).fetchone()
+    _queue(transaction, claim, "retrying", retry_count + 1, error=error)
     return "queued"
+
+
+def postpone(
+    transaction: Transaction, claim: Claim, delay_ms: int, *, log: Optional[AttemptLog]
+) -> None:
+    """Queue a claimed job again, not before some time from now, at no cost.
+
+    Raises:
+        ClaimLost: The claim is not held any more; nothing was changed.
+    """
+    retry_count, _, cancel_requested = _lock_attempt(transaction, claim)
+    if cancel_requested:
+        end_cancelled(transaction, claim, log=log)
+        return
+    if log is not None and log.output:
+        record_attempt(transaction, claim, attempt=retry_count + 1, outcome="postponed", log=log)
+    transaction.run(_POSTPONE_ENTRY, {**_guard(claim), "delay_ms": delay_ms}).fetchone()
+    _queue(transaction, claim, "queued", retry_count + 1)
+
+
+def give_back(transaction: Transaction, claim: Claim) -> None:
+    """Queue a claimed job again in its old place, at no cost; one to be cancelled ends so.
+
+    Raises:
+        ClaimLost: The claim is not held any more; nothing was changed.
+    """
+    retry_count, _, cancel_requested = _lock_attempt(transaction, claim)
+    if cancel_requested:
+        end_cancelled(transaction, claim)
+        return
+    transaction.run(_GIVE_BACK_ENTRY, _guard(claim)).fetchone()
+    _queue(transaction, claim, "queued", retry_count + 1)
+
+
+def end_cancelled(
+    transaction: Transaction, claim: Claim, *, log: Optional[AttemptLog] = None
+) -> None:
+    """End a claimed job as cancelled.
+
+    Raises:
+        ClaimLost: The claim is not held any more; nothing was changed.
+    """
+    if transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).fetchone() is None:
+        raise ClaimLost(claim.job_id)
+    _, attempt = _write_end(transaction, claim.entry_id, "cancelled", None, None, None)
+    record_attempt(transaction, claim, attempt=attempt, outcome="cancelled", log=log)
 
 
 def report_progress(transaction: Transaction, claim: Claim, progress: int) -> None:
@@ -180,7 +291,7 @@ def report_progress(transaction: Transaction, claim: Claim, progress: int) -> No
         raise ClaimLost(claim.job_id)
     task_type, retry_count, now = row
     transaction.events.append(
-        _progress_event(claim.job_id, "processing", task_type, retry_count + 1, progress, now)
+        progress_event(claim.job_id, "processing", task_type, retry_count + 1, progress, now)
     )
 
 
@@ -200,62 +311,44 @@ def end_job(
     _write_end(transaction, state.id, status, progress, task_output, error)
 
 
-def set_fields(
-    transaction: Transaction,
-    job_id: str,
-    state: JobState,
-    status: str,
-    *,
-    progress: Optional[int],
-    task_output: Optional[str],
-    error: Optional[str],
-) -> None:
-    """Change a job whose status is, or has just become, `status`; a new progress is told."""
-    now = transaction.run(
-        _SET_FIELDS,
-        {
-            "id": state.id,
-            "progress": progress,
-            "task_output": task_output,
-            "error_message": storable(error),
-        },
-    ).fetchone()[0]
-    if progress is not None and progress != state.progress:
-        transaction.events.append(
-            _progress_event(job_id, status, state.task_type, state.retry_count + 1, progress, now)
-        )
-
-
-def select_job(transaction: Transaction, job_id: str) -> Optional[Job]:
-    """Return the job, or `None`."""
-    row = transaction.run(_SELECT_JOB, {"job_id": job_id}).fetchone()
-    if row is None:
-        return None
-    return Job.model_construct(
-        job_id=row[0],
-        task_type=row[1],
-        params=json.loads(row[2]),
-        status=row[3],
-        progress=row[4],
-        task_output=None if row[5] is None else json.loads(row[5]),
-        error_message=row[6],
-    )
-
-
-def delete_job(transaction: Transaction, entry_id: int) -> None:
-    """Remove a job and every row that belongs to it."""
-    for delete_rows in _DELETE_JOB_ROWS:
-        transaction.run(delete_rows, {"id": entry_id})
-    transaction.run(_DELETE_JOB, {"id": entry_id})
-
-
 def _guard(claim: Claim) -> dict[str, Any]:
     return {"id": claim.entry_id, "instance_id": claim.instance_id, "claim_seq": claim.claim_seq}
 
 
-def _end_claim(transaction: Transaction, claim: Claim) -> None:
-    if transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).fetchone() is None:
+def _lock_attempt(transaction: Transaction, claim: Claim) -> tuple[int, int, int]:
+    """Return a claimed job's `retry_count`, `max_retries` and `cancel_requested`."""
+    row: Optional[tuple[int, int, int]] = transaction.run(_LOCK_ATTEMPT, _guard(claim)).fetchone()
+    if row is None:
         raise ClaimLost(claim.job_id)
+    return row
+
+
+def _queue(
+    transaction: Transaction,
+    claim: Claim,
+    event_type: str,
+    attempt: int,
+    *,
+    error: Optional[str] = None,
+) -> None:
+    """Write that a job waits again: given back or postponed at no cost, or, with an error, retried."""
+    values = {
+        "id": claim.entry_id,
+        "retries": int(error is not None),
+        "error_message": storable(error),
+    }
+    transaction.makes_claimable = True
+    job_id, task_type, _ = transaction.run(_QUEUE_JOB, values).fetchone()
+    record_event(
+        transaction,
+        claim.entry_id,
+        job_id,
+        task_type,
+        event_type,
+        attempt=attempt,
+        progress=0,
+        detail=None if error is None else json.dumps(storable(error)),
+    )
 
 
 def _write_end(
@@ -265,7 +358,8 @@ def _write_end(
     progress: Optional[int],
     task_output: Optional[str],
     error: Optional[str],
-) -> None:
+) -> tuple[int, int]:
+    """Write a job's end and return its `entry_id` and the attempt."""
     job_id, task_type, retry_count, reached, output, message = transaction.run(
         _END_JOB,
         {
@@ -286,18 +380,4 @@ def _write_end(
         progress=reached,
         detail=(output or "{}") if status == "completed" else json.dumps(message or ""),
     )
-
-
-def _progress_event(
-    job_id: str, status: str, task_type: str, attempt: int, progress: int, now: int
-) -> dict[str, Any]:
-    return job_event(
-        event_id=None,
-        job_id=job_id,
-        event_type="progress",
-        status=status,
-        task_type=task_type,
-        timestamp=now,
-        progress=progress,
-        attempt=attempt,
-    )
+    return entry_id, retry_count + 1

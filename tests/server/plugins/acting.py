@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cl_ml_tools import ComputeModule, FinalError
+from cl_ml_tools import ComputeModule, FinalError, Later
 
 Progress = Callable[[int], None]
 
@@ -53,6 +54,7 @@ def do_wait(params: dict[str, Any], progress: Progress) -> dict[str, Any]:
     pid_file.touch()
     while not (Path(params["folder"]) / "go").exists():
         time.sleep(0.01)
+    (Path(params["folder"]) / f"ended-{os.getpid()}").touch()
     return {"status": "ok", "task_output": {"pid": os.getpid()}}
 
 
@@ -69,6 +71,21 @@ def do_raise(params: dict[str, Any], progress: Progress) -> None:
 
 def do_finally_raise(params: dict[str, Any], progress: Progress) -> None:
     raise FinalError("there is no picture in it")
+
+
+def do_later(params: dict[str, Any], progress: Progress) -> None:
+    """Ask to be run later, once."""
+    marker = Path(params["folder"]) / "asked-for-later"
+    if not marker.exists():
+        marker.touch()
+        progress(50)
+        print("the sun is not up yet")
+        raise Later(3600)
+
+
+def do_print(params: dict[str, Any], progress: Progress) -> None:
+    print("click")
+    logging.getLogger("camera").warning("the battery is low")
 
 
 def do_error(params: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""The sweep: workspaces whose job is gone, or never came to be, are deleted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Callable
+
+from ..database import Database
+from ..file_storage import FileStorageService
+from ..sql.retention import existing_job_ids
+from .passes import Pass
+
+__all__ = ["delete_orphaned_workspaces"]
+
+logger = logging.getLogger(__name__)
+
+# A workspace is made before its job's row is; an upload may take long in between.
+MIN_AGE_SECONDS = 24 * 3600
+
+JOBS_AT_ONCE = 500
+
+
+def delete_orphaned_workspaces(
+    database: Database,
+    storage: FileStorageService,
+    *,
+    check_storage: Callable[[], None] = lambda: None,
+    min_age_seconds: float = MIN_AGE_SECONDS,
+) -> Pass:
+    """Delete the workspaces below a storage folder that belong to no job.
+
+    Args:
+        database: Where the jobs are.
+        storage: Where the workspaces are.
+        check_storage: Raises where the folder is not the one that belongs to the database.
+        min_age_seconds: For how long nothing in them may have been changed.
+    """
+    check_storage()
+    job_ids, deleted = storage.list_workspaces(), 0
+    for start in range(0, len(job_ids), JOBS_AT_ONCE):
+        page = job_ids[start : start + JOBS_AT_ONCE]
+        with database.reading() as transaction:
+            known = existing_job_ids(transaction, page)
+        for job_id in page:
+            if job_id not in known and _is_abandoned(storage, job_id, min_age_seconds):
+                deleted += _delete_unless_known(database, storage, job_id)
+    return Pass({"workspaces_deleted": deleted})
+
+
+def _is_abandoned(storage: FileStorageService, job_id: str, min_age_seconds: float) -> bool:
+    changed_at = storage.measure_job(job_id).changed_at
+    return changed_at is not None and time.time() - changed_at > min_age_seconds
+
+
+def _delete_unless_known(database: Database, storage: FileStorageService, job_id: str) -> bool:
+    """Delete a workspace, once it is certain that it still has no job."""
+    with database.reading() as transaction:
+        if existing_job_ids(transaction, [job_id]):
+            return False
+    try:
+        return storage.cleanup_job(job_id)
+    except OSError as error:  # the next sweep comes by again
+        logger.warning("the workspace of job %s stays: %s", job_id, error)
+        return False

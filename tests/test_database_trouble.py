@@ -1,0 +1,130 @@
+"""A full disk, a clock that steps, a server that goes away: an error or a wait, nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import sessionmaker
+
+from cl_ml_tools import Job
+from cl_server_shared import SQLAlchemyJobRepository
+from cl_server_shared.errors import DatabaseUnavailable
+from job_backends import Backend, complete, wait_until
+from postgresql_server import PostgresqlServer, own_postgresql
+
+HOUR_SECONDS = 3600
+
+
+def test_on_a_full_disk_what_was_taken_stays_and_the_rest_is_refused(tmp_path: Path) -> None:
+    """A real one: a small tmpfs in a mount namespace of the test's own."""
+    program = str(Path(__file__).with_name("full_disk_process.py"))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    own_user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    mount = (
+        f"mount -t tmpfs -o size=16m none '{disk}' && exec '{sys.executable}' '{program}' '{disk}'"
+    )
+
+    done = subprocess.run(
+        ["unshare", *own_user, "--mount", "sh", "-c", mount],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    found = json.loads(done.stdout)
+    assert "disk is full" in found["refused_add"]
+    assert found["refused_completion"] is None or "disk is full" in found["refused_completion"]
+    assert found["taken_while_full"] > 50
+    assert found["jobs_after"] == found["taken"]
+    assert found["completed"] == sorted(set(found["completed"])) == sorted(found["taken"])
+    assert found["told_twice"] == []
+
+
+@pytest.mark.parametrize("step_seconds", [HOUR_SECONDS, -HOUR_SECONDS])
+def test_a_clock_that_steps_by_an_hour_loses_and_repeats_nothing(
+    sql: Backend, step_seconds: int
+) -> None:
+    worker, other = sql.make(), sql.make()
+    worker.register_instance("w", {}, 1)
+    before = [sql.add(worker) for _ in range(3)]
+    held = worker.fetch_next_jobs(["t"], 1)[0]
+    other.rescue_expired_jobs()
+
+    sql.clock.ms += step_seconds * 1000
+    if sql.rescues_at_first_sight and sql.leases_end and step_seconds > 0:
+        # The server's own clock: it stepped for all, and a renewal is what came first.
+        assert worker.renew_lease(1) == [held.claim]
+    assert other.rescue_expired_jobs() == 0
+    after = sql.add(other)
+    assert worker.renew_lease(1) == [held.claim]
+    complete(worker, held.claim, {})
+    done = [held.job.job_id]
+    while claimed := worker.fetch_next_jobs(["t"], 1):
+        complete(worker, claimed[0].claim, {})
+        done.append(claimed[0].job.job_id)
+
+    assert sorted(done) == sorted([*before, after])
+    for job_id in done:
+        assert sql.told(job_id) == ["queued", "started", "completed"]
+
+
+def test_a_rerun_waits_until_a_clock_that_was_put_back_is_there_again(
+    sql: Backend,
+) -> None:
+    repository = sql.make()
+    repository.register_instance("w", {}, 1)
+    sql.add(repository)
+    assert repository.fail_job(repository.fetch_next_jobs(["t"], 1)[0].claim, "no") == "queued"
+
+    sql.clock.ms -= HOUR_SECONDS * 1000
+    assert repository.fetch_next_jobs(["t"], 1) == []  # a wait, until the clock is there again
+    sql.clock.ms += (HOUR_SECONDS + 10) * 1000
+    assert len(repository.fetch_next_jobs(["t"], 1)) == 1
+
+
+def test_a_server_that_goes_away_and_returns() -> None:
+    with own_postgresql() as own, PostgresqlServer(own.get_uri()).database() as url:
+        engine = create_engine(url)
+        repository = SQLAlchemyJobRepository(sessionmaker(bind=engine), lease_seconds=600)
+        repository.register_instance("w", {}, 1)
+        for job_id in ("a", "b"):
+            repository.add_job(Job(job_id=job_id, task_type="t"))
+        (held,) = repository.fetch_next_jobs(["t"], 1)
+
+        os.kill(own.get_pid(), signal.SIGINT)  # its quick end
+        wait_until(lambda: not (own.pgdata / "postmaster.pid").exists(), "stopped")
+        with pytest.raises(DatabaseUnavailable):
+            complete(repository, held.claim, {})
+        with pytest.raises(DatabaseUnavailable):
+            repository.add_job(Job(job_id="c", task_type="t"))
+        with pytest.raises(DatabaseUnavailable):
+            repository.fetch_next_jobs(["t"], 1)
+        with pytest.raises(DatabaseUnavailable):
+            repository.renew_lease(1)
+        own.ensure_postgres_running()
+
+        wait_until(lambda: repository.renew_lease(1) == [held.claim], "renewed")
+        complete(repository, held.claim, {})
+        assert repository.get_job("c") is None
+        assert repository.add_job(Job(job_id="c", task_type="t")) == "c"
+        assert repository.wait_for_jobs(5)
+        for job_id in ("b", "c"):
+            (claimed,) = repository.fetch_next_jobs(["t"], 1)
+            assert claimed.job.job_id == job_id
+            complete(repository, claimed.claim, {})
+        with engine.connect() as connection:
+            told = connection.execute(
+                text("SELECT event_type, count(*) FROM job_events GROUP BY 1 ORDER BY 1")
+            ).all()
+        assert [tuple(row) for row in told] == [("completed", 3), ("queued", 3), ("started", 3)]
+        repository.release_instance()
+        engine.dispose()
