@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
 from cl_ml_tools import Job
+from cl_ml_tools.protocols import Completion
 from cl_server_shared import SQLAlchemyJobRepository
 
 from .replay import Connection, Recording, RecordingConnection, record
@@ -66,7 +67,7 @@ class RepositoryQueue:
 
     def complete(self, claimed: Any) -> None:
         """Complete a claimed job."""
-        self._repository.complete_job(claimed.claim, TASK_OUTPUT)
+        self._repository.complete_jobs([Completion(claimed.claim, TASK_OUTPUT)])
 
     def claim_plain(self) -> Any:
         """Claim with `fetch_next_job`."""

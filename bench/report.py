@@ -1,4 +1,4 @@
-"""The results as JSON, for programs, and as Markdown, for people."""
+"""The results as JSON, for programs, and as Markdown and a chart, for people."""
 
 from __future__ import annotations
 
@@ -7,64 +7,108 @@ import json
 import os
 import platform
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import sqlalchemy
 
+from .chart import as_svg
+from .claims import ClaimTimes
+from .comparison import Compared
 from .startup import Startup
-from .targets import Target
+from .tables import (
+    claim_table,
+    compared_table,
+    peer_table,
+    startup_table,
+    target_table,
+    throughput_table,
+    wait_table,
+)
+from .targets import ALONE, Target
 from .throughput import Throughput
 
+__all__ = ["RESULTS", "Results", "as_markdown", "write_figures", "write_results"]
+
 RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+
+_BEGIN, _END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Results:
     """All that was measured.
 
     Attributes:
         settings: With how many rounds and jobs.
+        peers: Of each peer its name, its version or why it is absent, and what it writes per job.
+        versions: Of databases and servers.
         targets: What is to be reached.
-        throughput: Through the repository, beside raw.
+        comparison: CL Server beside raw and beside its peers.
+        claims: Claims, whatever else is in the tables.
+        throughput: Each operation through the repository, beside raw.
         startup: How long starting takes.
+        sections: Further text, under its title.
     """
 
     settings: dict[str, int]
-    targets: list[Target]
-    throughput: list[Throughput]
-    startup: list[Startup]
+    peers: list[tuple[str, str, str]]
+    versions: dict[str, str] = field(default_factory=dict)
+    targets: list[Target] = field(default_factory=list)
+    comparison: list[Compared] = field(default_factory=list)
+    claims: list[ClaimTimes] = field(default_factory=list)
+    throughput: list[Throughput] = field(default_factory=list)
+    startup: list[Startup] = field(default_factory=list)
+    sections: dict[str, str] = field(default_factory=dict)
 
 
 def write_results(results: Results, folder: Path = RESULTS) -> Path:
-    """Write `latest.json` and `latest.md` and return the latter's path."""
-    conditions = _conditions()
+    """Write `latest.json`, `latest.md` and `latest.svg` and return the table's path."""
+    conditions = _conditions() | results.versions
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latest.json").write_text(
         json.dumps({"conditions": conditions, **_as_data(results)}, indent=1) + "\n"
     )
+    (folder / "latest.svg").write_text(as_svg(results.comparison, ALONE))
     table = folder / "latest.md"
     table.write_text(as_markdown(results, conditions))
     return table
 
 
+def write_figures(results: Results, document: Path = DOCUMENT) -> None:
+    """Put the figures into the page that explains them, between its two marks."""
+    conditions = _conditions() | results.versions
+    lines = [f"- {name}: {value}" for name, value in conditions.items()]
+    lines += ["", *target_table(results.targets)]
+    before, begin, rest = document.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    document.write_text("\n".join([before + begin, "", *lines, "", end + after]))
+
+
 def as_markdown(results: Results, conditions: dict[str, Any]) -> str:
     """Return the results as tables."""
-    lines = ["# Benchmark", "", "Written by `make bench`.", ""]
+    lines = ["# Benchmark", "", "Written by `make bench`; docs/performance.md says how.", ""]
     lines += [f"- {name}: {value}" for name, value in (conditions | results.settings).items()]
-    lines += ["", "## To reach", "", *_target_table(results.targets)]
+    lines += ["", "## To reach", "", *target_table(results.targets)]
+    lines += ["", "## Beside other queues", "", "![Jobs a second](latest.svg)"]
+    lines += ["", *peer_table(results.peers)]
+    for database in dict.fromkeys(each.database for each in results.comparison):
+        of_it = [each for each in results.comparison if each.database == database]
+        lines += ["", f"### {database}: jobs a second", "", *compared_table(of_it)]
+    lines += ["", "## A claim's transaction", "", *claim_table(results.claims)]
     lines += ["", "## Through the repository, beside the bare driver", "", *_EXPLANATION, ""]
-    lines += _throughput_table(results.throughput)
-    lines += ["", "## Claims", "", *_wait_table(results.throughput)]
-    lines += ["", "## Starting", "", *_startup_table(results.startup)]
+    lines += throughput_table(results.throughput)
+    lines += ["", "## Claims", "", *wait_table(results.throughput)]
+    lines += ["", "## Starting", "", *startup_table(results.startup)]
+    for title, text in results.sections.items():
+        lines += ["", f"## {title}", "", "```", *text.splitlines(), "```"]
     return "\n".join(lines) + "\n"
 
 
 _EXPLANATION = (
-    "Operations a second, median of the rounds. `raw` is the same statements in the same",
+    "SQLite. Operations a second, median of the rounds. `raw` is the same statements in the same",
     "transactions on `sqlite3`, without checks, JSON and objects; the ratio is the median of the",
     "rounds' ratios. A cycle is add, claim and complete: as a worker does it, or (plain) with",
     "`add_job`, `fetch_next_job` and `update_job`.",
@@ -75,11 +119,15 @@ def _conditions() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
+        "sqlite": f"{sqlite3.sqlite_version} (WAL, synchronous=NORMAL where nothing else is said)",
         "sqlalchemy": sqlalchemy.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}, {_memory_gb()} GB of memory",
         "cores": os.cpu_count(),
     }
+
+
+def _memory_gb() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
 
 
 def _as_data(results: Results) -> dict[str, Any]:
@@ -88,52 +136,3 @@ def _as_data(results: Results) -> dict[str, Any]:
         "targets": [asdict(each) | {"is_reached": each.is_reached} for each in results.targets],
         "throughput": [asdict(each) | {"ratio": each.ratio} for each in results.throughput],
     }
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-
-
-def _target_table(targets: list[Target]) -> list[str]:
-    rows = []
-    for target in targets:
-        measured = target.problem if target.value is None else _figure(target.value, target.unit)
-        limit = f"{'≤' if target.at_most else '≥'} {_figure(target.limit, target.unit)}"
-        rows.append((target.name, str(measured), limit, "yes" if target.is_reached else "**no**"))
-    return _table(("", "measured", "to reach", "reached"), rows)
-
-
-def _throughput_table(measured: list[Throughput]) -> list[str]:
-    rows = [
-        (
-            f"{each.sample}: {each.phase}",
-            str(each.processes),
-            f"{median(each.per_second):,.0f}",
-            f"{median(each.raw_per_second):,.0f}",
-            f"{each.ratio:.2f}",
-        )
-        for each in measured
-    ]
-    return _table(("database: what is done", "processes", "per second", "raw", "ratio"), rows)
-
-
-def _wait_table(measured: list[Throughput]) -> list[str]:
-    rows = [
-        (each.sample, str(each.processes), *(f"{wait:.2f} ms" for wait in each.waits_ms))
-        for each in measured
-        if each.waits_ms is not None
-    ]
-    return _table(("database", "processes", "median wait", "99.9 %", "worst"), rows)
-
-
-def _startup_table(measured: list[Startup]) -> list[str]:
-    rows = [
-        (each.name, each.problem or _figure(each.median_ms, "ms"), str(len(each.milliseconds)))
-        for each in measured
-    ]
-    return _table(("", "median", "runs"), rows)
-
-
-def _figure(value: float, unit: str) -> str:
-    return f"{value:,.0f} {unit}" if unit else f"{value:.2f}"

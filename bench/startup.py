@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -94,23 +95,39 @@ def measure_up(rounds: int) -> Startup:
     with TemporaryDirectory(prefix="cl-bench-") as folder:
         try:
             taken = [_start_and_stop(folder) for _ in range(rounds + 1)]
-        except (OSError, _NotReady) as error:
+        except OSError as error:
             return Startup(name, [], str(error) if isinstance(error, _NotReady) else "not started")
     return Startup(name, taken[1:])
 
 
-class _NotReady(Exception):
+class _NotReady(OSError):
     """The server did not come up; says why."""
 
 
 def _start_and_stop(folder: str) -> float:
+    started = time.perf_counter()
+    with running_up(folder):
+        return 1000 * (time.perf_counter() - started)
+
+
+@contextmanager
+def running_up(folder: str, *options: str) -> Iterator[int]:
+    """Run `cl-server up`; yield its process id once it is ready.
+
+    Args:
+        folder: Where everything is kept.
+        options: Further ones of its own.
+
+    Raises:
+        OSError: It was not started, or did not come up; says why.
+    """
     auth_port, store_port, mqtt_port = _free_ports(3)
     environment = {**os.environ, "MQTT_PORT": str(mqtt_port), "CL_USER_CONFIG_DIR": folder}
     environment.pop("BROADCAST_TYPE", None)
     ports = ["--auth-port", str(auth_port), "--store-port", str(store_port)]
     started = time.perf_counter()
     server = subprocess.Popen(
-        [str(_COMMAND_LINE), "up", "--dir", folder, *ports],
+        [str(_COMMAND_LINE), "up", "--dir", folder, *ports, *options],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -118,7 +135,7 @@ def _start_and_stop(folder: str) -> float:
     try:
         for url in (f"http://127.0.0.1:{store_port}/readyz", f"http://127.0.0.1:{auth_port}/"):
             _wait_until_ready(server, url, started + _READY_SECONDS)
-        return 1000 * (time.perf_counter() - started)
+        yield server.pid
     finally:
         server.send_signal(signal.SIGTERM)
         try:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .claims import ClaimTimes
+from .comparison import OURS, RAW, Compared, ratio_of
+from .footprint import Footprint
 from .startup import Startup
 from .throughput import Throughput, ratio
 
 EMPTY = "empty"
+DATABASES = ("sqlite", "postgresql")
+
+# The conditions under which a target counts, as `comparison.Condition` names them.
+ALONE = "empty, 1 process"
+FULL = "empty, 1 process, synchronous=FULL"
+
 FULL_SAMPLES = ("100 k finished", "100 k waiting of another type")
 
 
@@ -61,9 +71,10 @@ def check_throughput(measured: list[Throughput]) -> list[Target]:
     return [
         *targets,
         Target(
-            "eight claiming, of one", ratio(eight.per_second, one.per_second), 0.6, at_most=False
+            "eight claiming, of one", ratio(eight.per_second, one.per_second), 0.7, at_most=False
         ),
-        Target("worst wait of eight claiming", eight.waits_ms[-1], 250, at_most=True, unit="ms"),
+        Target("99.9 % of eight claiming wait", eight.waits_ms[1], 50, at_most=True, unit="ms"),
+        Target("worst wait of eight claiming", eight.waits_ms[2], 150, at_most=True, unit="ms"),
     ]
 
 
@@ -88,3 +99,96 @@ def check_startup(measured: list[Startup], up: Startup) -> list[Target]:
 def _time(startup: Startup, limit_ms: float) -> Target:
     value = startup.median_ms if startup.milliseconds else None
     return Target(startup.name, value, limit_ms, at_most=True, unit="ms", problem=startup.problem)
+
+
+def check_comparison(found: Sequence[Compared]) -> list[Target]:
+    """Return what CL Server has to reach beside the bare driver and beside its peers."""
+    return [
+        *(_of_raw(found, "add", "add one job", database, 0.5) for database in DATABASES),
+        _over(found, "add", "add one job", "postgresql", "Procrastinate"),
+        *(_of_raw(found, "bulk", "add 1,000 at once", database, 0.7) for database in DATABASES),
+        _of_raw(found, "cycle", "full cycle", "sqlite", 0.6),
+        _over(found, "cycle", "full cycle", "sqlite", "persist-queue"),
+        _over(found, "cycle", "full cycle", "sqlite", "persist-queue", FULL),
+        *(
+            _of_raw(found, "drain", "drain in batches of 100", database, 0.7)
+            for database in DATABASES
+        ),
+        _over(found, "drain", "drain in batches of 100", "sqlite", "litequeue"),
+        _over(found, "drain", "drain in batches of 100", "sqlite", "huey"),
+    ]
+
+
+def check_claims(found: Sequence[ClaimTimes]) -> list[Target]:
+    """Return how much longer than an empty table's each claim may take."""
+    empty = {
+        (each.database, each.task_types): each.milliseconds
+        for each in found
+        if each.sample == EMPTY
+    }
+    return [
+        Target(
+            f"claim of {each.task_types} task type{'s' if each.task_types > 1 else ''} with "
+            f"{each.sample}, of an empty table's, {each.database}",
+            ratio(each.milliseconds, empty[each.database, each.task_types]),
+            1.2,
+            at_most=True,
+        )
+        for each in found
+        if each.sample != EMPTY
+    ]
+
+
+def check_footprint(found: Footprint) -> list[Target]:
+    """Return what an idle worker may take."""
+    return [
+        Target(
+            "memory of a worker's supervisor", found.supervisor_mb, 80, True, "MB", found.problem
+        ),
+        Target(
+            "memory of its largest child, above its module's own",
+            found.child_mb,
+            70,
+            True,
+            "MB",
+            found.problem,
+        ),
+        Target("an idle worker, of a core", found.idle_percent, 0.5, True, "%", found.problem),
+    ]
+
+
+def _of_raw(
+    found: Sequence[Compared], phase: str, name: str, database: str, limit: float
+) -> Target:
+    ours, raw = (_find(found, database, phase, side) for side in (OURS, RAW))
+    problem = ours.problem or raw.problem
+    return Target(f"{name}, of raw, {database}", ratio_of(ours, raw), limit, False, "", problem)
+
+
+def _over(
+    found: Sequence[Compared],
+    phase: str,
+    name: str,
+    database: str,
+    peer: str,
+    condition: str = ALONE,
+) -> Target:
+    ours, theirs = (_find(found, database, phase, side, condition) for side in (OURS, peer))
+    problem = ours.problem or theirs.problem
+    where = database if condition == ALONE else f"{database}, synchronous=FULL"
+    return Target(f"{name}, of {peer}, {where}", ratio_of(ours, theirs), 1, False, "", problem)
+
+
+def _find(
+    found: Sequence[Compared], database: str, phase: str, side: str, condition: str = ALONE
+) -> Compared:
+    """Return a side's figures; without any where its database was not there."""
+    for each in found:
+        if (each.database, each.condition, each.phase, each.side) == (
+            database,
+            condition,
+            phase,
+            side,
+        ):
+            return each
+    return Compared(database, condition, 1, phase, side, problem=f"no {database}")
