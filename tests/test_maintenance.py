@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, update
@@ -16,12 +17,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from broker_process import BrokerProcess, free_port, point_to
 from cl_ml_tools import Job, MQTTBroadcaster
-from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
+from cl_server_shared import FileStorageService, SQLAlchemyJobRepository, outbox
 from cl_server_shared.database import Database
 from cl_server_shared.maintenance import (
     MaintenanceLoop,
     MaintenanceParts,
     RetentionLimits,
+    relay,
     run_maintenance_once,
 )
 from cl_server_shared.models import Base, Duty, JobEvent, WorkerInstance
@@ -102,7 +104,7 @@ DYING = """
 import os, sys
 from sqlalchemy.orm import sessionmaker
 from cl_ml_tools import Job
-from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
+from cl_server_shared import FileStorageService, SQLAlchemyJobRepository, outbox
 from job_backends import engine_for
 repository = SQLAlchemyJobRepository(sessionmaker(bind=engine_for(sys.argv[1])))
 for number in range(5):
@@ -205,6 +207,35 @@ def test_what_waits_in_this_process_is_not_relayed_as_well(
         assert len(heard) == 20
     finally:
         broker.stop()
+
+
+def test_what_is_marked_during_the_look_is_not_relayed(
+    repository: SQLAlchemyJobRepository,
+    engine: Engine,
+    tmp_path: Path,
+    mqtt_environment: BrokerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def look_and_mark(database: Any, after: int, limit: int, min_age_ms: int) -> Any:
+        events = read_unacknowledged(database, after, limit, min_age_ms)
+        if limit > 1:  # with one it is only asked whether there is any
+            seen.extend(events)
+            assert repository.flush_events(20)
+        return events
+
+    broadcaster = repository.broadcaster
+    assert isinstance(broadcaster, MQTTBroadcaster)
+    assert broadcaster.wait_connected(20)
+    monkeypatch.setattr(outbox, "MARK_EVERY_SECONDS", 60)
+    repository.add_job(Job(job_id="a", task_type="t"))
+    make_older(engine, hours=1)
+    monkeypatch.setattr(relay, "read_unacknowledged", look_and_mark)
+
+    done = run_maintenance_once(sessionmaker(bind=engine))
+    assert [event["job_id"] for event in seen] == ["a"]
+    assert done.counts["events_relayed"] == 0
 
 
 def test_a_young_event_is_left_to_who_made_it(

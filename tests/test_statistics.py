@@ -448,3 +448,13 @@ def test_dead_rows_and_who_keeps_them_are_told(postgresql_url: str) -> None:
         assert hold.transactions >= 1
         assert hold.seconds is not None and hold.seconds > 0
     engine.dispose()
+
+
+def test_a_writer_that_is_idle_keeps_vacuum_back_too(postgresql_url: str) -> None:
+    engine = engine_for(postgresql_url)
+    with engine.begin() as idle:
+        idle.execute(text("INSERT INTO duties VALUES ('x', 0, 0, 0)"))
+        state = JobStatistics(sessionmaker(bind=engine)).vacuum_state()
+        assert state is not None
+        assert [hold.kind for hold in state.holds] == ["transaction"]
+    engine.dispose()

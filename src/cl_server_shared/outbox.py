@@ -137,9 +137,9 @@ class Outbox:
         else:
             self._watch_acknowledgements()
 
-    def needs_relay(self, event_id: int) -> bool:
-        """Return whether an unmarked event is none that this process has published itself."""
-        return event_id not in self._published
+    def published(self) -> frozenset[int]:
+        """Return the unmarked events that need no relay: this process has published them itself."""
+        return frozenset(self._published)
 
     def publish_after_commit(self, session: Session, events: Sequence[dict[str, Any]]) -> None:
         """Publish events once the caller's transaction is committed; none that it rolled back."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Callable, Optional
 
 from .sql.claims import NO_FLOOR
 
 __all__ = ["RankFloor"]
 
-# A look from the bottom takes less than a millisecond where what is dead was cleaned away.
+# A look from the bottom takes less than a millisecond where what is dead was cleaned away. On a
+# busy machine others are slow as well: then nothing holds vacuum back.
 SLOW_SECONDS = 0.005
 
 # For how long more urgent jobs may stay unseen; and so many times the last full look's time, that
@@ -26,9 +27,13 @@ class RankFloor:
     after ten minutes of full load it takes a hundred milliseconds. So once a look from the bottom
     was slow, the next ones begin where it found something, and it is renewed now and then: a more
     urgent job that is added meanwhile is seen a second later. Otherwise there is no floor.
+
+    Args:
+        vacuum_is_held_back: Asked after a slow look.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vacuum_is_held_back: Callable[[], bool]) -> None:
+        self._vacuum_is_held_back = vacuum_is_held_back
         self._task_types: Sequence[str] = ()
         self._floor = NO_FLOOR
         self._renew_at = float("-inf")
@@ -61,7 +66,7 @@ class RankFloor:
             self._renew_at = float("-inf")
         elif floor == NO_FLOOR:
             took = ended - began
-            slow = took > SLOW_SECONDS
+            slow = took > SLOW_SECONDS and self._vacuum_is_held_back()
             pause = max(FULL_LOOK_SECONDS, LOOKS_APART * took)
             self._task_types, self._floor = task_types, lowest
             self._renew_at = ended + pause if slow else float("-inf")

@@ -26,7 +26,7 @@ from .holdings import Holdings
 from .instance import RENEWALS_PER_LEASE, ExpiredInstances, Instance
 from .outbox import EventPublisher, Outbox
 from .rank_floor import RankFloor
-from .sql import claims, leases, outcomes, waiting
+from .sql import claims, leases, outcomes, stats, waiting
 from .transaction import Transaction
 from .wakeup import Wakeup
 
@@ -40,6 +40,9 @@ EMPTY_CLAIM_PAUSE_SECONDS = 0.005
 
 # How long a claim is not tried at once, after it was seen that a task type has a limit.
 LIMITED_SECONDS = 1.0
+
+# Behind so many, what a transaction that is held open keeps from being cleaned away slows a claim.
+MANY_TRANSACTIONS = 1_000
 
 
 class WorkQueueInSQL:
@@ -68,7 +71,7 @@ class WorkQueueInSQL:
         self._in_doubt: set[Claim] = set()
         self._looked_for: Sequence[str] = ()
         self._limited_until = float("-inf")
-        self._floor = RankFloor()
+        self._floor = RankFloor(self._vacuum_is_held_back)
 
     @property
     def broadcaster(self) -> EventPublisher:
@@ -301,6 +304,12 @@ class WorkQueueInSQL:
         if self._database.dialect == "postgresql":
             self._floor.looked(task_types, floor, lowest, began=began, ended=time.monotonic())
         return claimed
+
+    def _vacuum_is_held_back(self) -> bool:
+        """Return whether PostgreSQL cannot clean away what many transactions left."""
+        with self._database.reading() as transaction:
+            holds = stats.oldest_snapshots(transaction)
+        return any(hold.transactions > MANY_TRANSACTIONS for hold in holds)
 
     def _claim_step_by_step(
         self, task_types: Sequence[str], limit: int, instance_id: int

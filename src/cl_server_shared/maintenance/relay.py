@@ -53,9 +53,10 @@ def relay_events(database: Database, outbox: Outbox, *, min_age_ms: int = MIN_AG
     """
     relayed, after, page_is_full = 0, 0, True
     while page_is_full and relayed < EVENTS_PER_PASS and outbox.connected:
+        published = outbox.published()  # before the look: an event may be marked during it
         with database.reading() as transaction:
             events = read_unacknowledged(transaction, after, EVENTS_AT_ONCE, min_age_ms)
-        stranded = [event for event in events if outbox.needs_relay(event["event_id"])]
+        stranded = [event for event in events if event["event_id"] not in published]
         outbox.publish(stranded)
         relayed += len(stranded)
         page_is_full = len(events) == EVENTS_AT_ONCE

@@ -99,10 +99,11 @@ _DEAD_ROWS = statement(
 _OLDEST_SNAPSHOTS = statement(
     "SELECT '', 0, 0 WHERE 0",
     postgresql="""
-    SELECT 'transaction', MAX(age(backend_xmin)),
+    SELECT 'transaction', MAX(GREATEST(age(backend_xmin), age(backend_xid))),
            MAX(EXTRACT(EPOCH FROM clock_timestamp() - xact_start))
     FROM pg_stat_activity
-    WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()
+    WHERE (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+      AND COALESCE(datname, current_database()) = current_database() AND pid <> pg_backend_pid()
     UNION ALL
     SELECT 'prepared transaction', MAX(age(transaction)),
            MAX(EXTRACT(EPOCH FROM clock_timestamp() - prepared))
