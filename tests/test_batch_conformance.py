@@ -148,6 +148,19 @@ def test_many_jobs_are_completed_at_once(backend: Backend) -> None:
     assert repository.complete_jobs([]) == []
 
 
+def test_completions_are_told_in_their_order(backend: Backend) -> None:
+    repository = backend.make()
+    names = [f"j{number}" for number in range(5)]
+    repository.add_jobs([wanted(name) for name in names])
+    claims = {item.job.job_id: item.claim for item in repository.fetch_next_jobs(["t"], 5)}
+
+    order = ["j3", "j0", "j4", "j1", "j2"]
+    assert repository.complete_jobs([Completion(claims[name], {}) for name in order]) == []
+    events = [event for event in backend.broadcaster.events if event["event_type"] == "completed"]
+    assert [event["job_id"] for event in events] == order
+    assert sorted(events, key=lambda event: int(event["event_id"])) == events
+
+
 def test_refused_completions_are_named_one_by_one(backend: Backend) -> None:
     repository = backend.make()
     repository.add_jobs([wanted(name) for name in "abcd"])

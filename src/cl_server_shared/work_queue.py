@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Callable, Optional
 
 from sqlalchemy.orm import Session
@@ -71,7 +71,7 @@ class WorkQueueInSQL:
         self._in_doubt: set[Claim] = set()
         self._looked_for: Sequence[str] = ()
         self._limited_until = float("-inf")
-        self._floor = RankFloor(self._vacuum_is_held_back)
+        self._floor = RankFloor(partial(_vacuum_is_held_back, self._database))
 
     @property
     def broadcaster(self) -> EventPublisher:
@@ -305,12 +305,6 @@ class WorkQueueInSQL:
             self._floor.looked(task_types, floor, lowest, began=began, ended=time.monotonic())
         return claimed
 
-    def _vacuum_is_held_back(self) -> bool:
-        """Return whether PostgreSQL cannot clean away what many transactions left."""
-        with self._database.reading() as transaction:
-            holds = stats.oldest_snapshots(transaction)
-        return any(hold.transactions > MANY_TRANSACTIONS for hold in holds)
-
     def _claim_step_by_step(
         self, task_types: Sequence[str], limit: int, instance_id: int
     ) -> list[ClaimedJob]:
@@ -354,3 +348,10 @@ class WorkQueueInSQL:
             if is_ours:
                 self.rescue_expired_jobs()
         return True
+
+
+def _vacuum_is_held_back(database: Database) -> bool:
+    """Return whether PostgreSQL cannot clean away what many transactions left."""
+    with database.reading() as transaction:
+        holds = stats.oldest_snapshots(transaction)
+    return any(hold.transactions > MANY_TRANSACTIONS for hold in holds)

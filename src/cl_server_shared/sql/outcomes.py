@@ -53,8 +53,10 @@ _COMPLETE_JOBS = statement(
     "",
     postgresql="""
     WITH item AS MATERIALIZED (
-        SELECT * FROM json_to_recordset(CAST(:completions AS JSON))
-        AS item (id BIGINT, instance_id BIGINT, claim_seq INTEGER, task_output TEXT)
+        SELECT * FROM ROWS FROM (
+            json_to_recordset(CAST(:completions AS JSON))
+            AS (id BIGINT, instance_id BIGINT, claim_seq INTEGER, task_output TEXT)
+        ) WITH ORDINALITY AS item (id, instance_id, claim_seq, task_output, place)
     ), held AS MATERIALIZED (
         SELECT entry.id FROM (SELECT * FROM item ORDER BY id) AS item CROSS JOIN LATERAL (
             SELECT id FROM queue_entries
@@ -68,13 +70,13 @@ _COMPLETE_JOBS = statement(
         SET status = 'completed', completed_at = :now, progress = 100, error_message = NULL,
             task_output = COALESCE(item.task_output, jobs.task_output)
         FROM ended JOIN item ON item.id = ended.id WHERE jobs.id = ended.id
-        RETURNING jobs.id, jobs.job_id, task_type, retry_count, jobs.task_output
+        RETURNING place, jobs.id, jobs.job_id, task_type, retry_count, jobs.task_output
     ), event AS (
         INSERT INTO job_events
             (entry_id, event_type, attempt, progress, created_at, detail, acknowledged_at)
         SELECT id, 'completed', retry_count + 1, 100, :now, COALESCE(task_output, '{}'),
                CASE WHEN :acknowledged = 1 THEN :now END
-        FROM job ORDER BY id
+        FROM job ORDER BY place
         RETURNING id AS event_id, entry_id, created_at
     )
     SELECT job.*, event.event_id, event.created_at FROM job JOIN event ON event.entry_id = job.id
@@ -160,7 +162,7 @@ def complete(
     values = {"completions": json.dumps(items), "acknowledged": int(transaction.acknowledged)}
     rows = transaction.run(_COMPLETE_JOBS, values).fetchall()
     rows.sort()  # RETURNING has no order
-    for _, job_id, task_type, retry_count, output, event_id, created_at in rows:
+    for _, _, job_id, task_type, retry_count, output, event_id, created_at in rows:
         keep_event(
             transaction,
             event_id,
@@ -172,7 +174,7 @@ def complete(
             created_at,
             output or "{}",
         )
-    return {row[0]: row[3] + 1 for row in rows}
+    return {row[1]: row[4] + 1 for row in rows}
 
 
 def keep_log(transaction: Transaction, completion: Completion, ended: Mapping[int, int]) -> None:
