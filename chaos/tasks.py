@@ -28,7 +28,7 @@ class Chaos(ComputeModule):
         mood = params["mood"]
         if mood == "final":
             raise FinalError("as was asked for")
-        if mood == "raises" and random.random() < 0.3:
+        if mood == "raises" and random.random() < 0.15:  # each chance more lasts twice as long
             raise RuntimeError("by chance")
         if mood == "later" and random.random() < 0.5:
             raise Later(0.2)

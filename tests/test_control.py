@@ -278,10 +278,11 @@ def test_a_cancel_and_a_retry_at_once_leave_a_whole_job(
     for _ in range(10):
         job_id = shared_sql.add(repository)
         control.cancel_job(job_id)
-        at_once(
+        results = at_once(
             *[lambda job_id=job_id: control.retry_job(job_id)] * 8,  # type: ignore[misc]
             *[lambda job_id=job_id: control.cancel_job(job_id)] * 8,  # type: ignore[misc]
         )
+        assert results == [None] * 8 + ["cancelled"] * 8
         is_queued = status_of(repository, job_id) == "queued"
         assert (row_of(shared_sql, "queue_entries", job_id) is not None) == is_queued
         told = shared_sql.events_of(job_id)

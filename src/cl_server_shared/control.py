@@ -128,12 +128,10 @@ class JobControl:
             UnknownJob: There is none with that id.
             IllegalTransition: It runs, or has completed.
         """
-        with self._transaction() as transaction:
-            state = self._lock(transaction, job_id)
-            if state.status in RETRYABLE_STATUSES and not control.retry_job(transaction, state.id):
-                state = self._lock(transaction, job_id)  # another was quicker
-            if state.status not in {*RETRYABLE_STATUSES, "queued"}:
-                raise IllegalTransition(job_id, state.status, "queued")
+        while not self._retry_now(job_id):
+            # Another was quicker. The look at what it made of the job is a new transaction's: this
+            # one has locked the job's row, which comes after its entry's.
+            pass
 
     def cancel_jobs(self, wanted: JobFilter) -> list[str]:
         """Cancel all jobs that match and wait or run; return their ids.
@@ -190,6 +188,16 @@ class JobControl:
             publish=outbox.publish,
             announce=self._wakeup.announce,
         )
+
+    def _retry_now(self, job_id: str) -> bool:
+        """Queue a job; False where another has changed it meanwhile."""
+        with self._transaction() as transaction:
+            state = self._lock(transaction, job_id)
+            if state.status in RETRYABLE_STATUSES:
+                return control.retry_job(transaction, state.id)
+            if state.status != "queued":
+                raise IllegalTransition(job_id, state.status, "queued")
+            return True
 
     def _batch(self, find: _Find, change: Optional[_Change], values: dict[str, Any]) -> JobBatch:
         """Find jobs without a lock, then change those that still are as they were found."""
