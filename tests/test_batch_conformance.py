@@ -161,6 +161,22 @@ def test_completions_are_told_in_their_order(backend: Backend) -> None:
     assert sorted(events, key=lambda event: int(event["event_id"])) == events
 
 
+def test_an_earlier_claim_of_the_same_job_is_refused_and_ends_nothing(backend: Backend) -> None:
+    repository = backend.make()
+    repository.add_jobs([wanted("a"), wanted("b")])
+    earlier = {item.job.job_id: item.claim for item in repository.fetch_next_jobs(["t"], 2)}
+    repository.give_back_jobs(earlier.values())
+    later = {item.job.job_id: item.claim for item in repository.fetch_next_jobs(["t"], 2)}
+
+    both = [Completion(earlier["a"], {"by": "earlier"}), Completion(later["a"], {"by": "later"})]
+    assert repository.complete_jobs(both) == [earlier["a"]]
+    assert repository.get_job("a").task_output == {"by": "later"}
+
+    assert repository.complete_jobs([Completion(earlier["b"], {})]) == [earlier["b"]]
+    assert repository.give_back_jobs([earlier["b"]]) == [earlier["b"]]
+    assert repository.update_job("b", progress=50)  # it is still this repository's
+
+
 def test_refused_completions_are_named_one_by_one(backend: Backend) -> None:
     repository = backend.make()
     repository.add_jobs([wanted(name) for name in "abcd"])

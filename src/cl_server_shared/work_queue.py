@@ -178,11 +178,12 @@ class WorkQueueInSQL:
         refused = [
             claim
             for claim, output in outputs
-            if claim.entry_id not in ended and not self._completed_before(claim, output)
+            if claim not in ended and not self._completed_before(claim, output)
         ]
-        for item in completions:
-            self._in_doubt.discard(item.claim)
-            self._held.let_go(item.claim.job_id)
+        for claim, _ in outputs:
+            self._in_doubt.discard(claim)
+            if claim not in refused:
+                self._held.let_go(claim.job_id)
         return refused
 
     def fail_job(
@@ -242,7 +243,8 @@ class WorkQueueInSQL:
                 except ClaimLost:
                     refused.append(claim)
         for claim in claims:
-            self._held.let_go(claim.job_id)
+            if claim not in refused:
+                self._held.let_go(claim.job_id)
         return refused
 
     def cancel_requests(self) -> list[Claim]:

@@ -58,7 +58,7 @@ _COMPLETE_JOBS = statement(
             AS (id BIGINT, instance_id BIGINT, claim_seq INTEGER, task_output TEXT)
         ) WITH ORDINALITY AS item (id, instance_id, claim_seq, task_output, place)
     ), held AS MATERIALIZED (
-        SELECT entry.id FROM (SELECT * FROM item ORDER BY id) AS item CROSS JOIN LATERAL (
+        SELECT item.* FROM (SELECT * FROM item ORDER BY id) AS item CROSS JOIN LATERAL (
             SELECT id FROM queue_entries
             WHERE id = item.id AND claimed_by = item.instance_id AND claim_seq = item.claim_seq
             FOR UPDATE
@@ -68,8 +68,8 @@ _COMPLETE_JOBS = statement(
     ), job AS (
         UPDATE jobs
         SET status = 'completed', completed_at = :now, progress = 100, error_message = NULL,
-            task_output = COALESCE(item.task_output, jobs.task_output)
-        FROM ended JOIN item ON item.id = ended.id WHERE jobs.id = ended.id
+            task_output = COALESCE(held.task_output, jobs.task_output)
+        FROM ended JOIN held ON held.id = ended.id WHERE jobs.id = ended.id
         RETURNING place, jobs.id, jobs.job_id, task_type, retry_count, jobs.task_output
     ), event AS (
         INSERT INTO job_events
@@ -142,7 +142,7 @@ _EVENT_OF_END = {"completed": "completed", "error": "failed", "cancelled": "canc
 
 def complete(
     transaction: Transaction, completions: Sequence[tuple[Claim, Optional[str]]]
-) -> dict[int, int]:
+) -> dict[Claim, int]:
     """End claimed jobs as completed; those whose claim is not held stay as they are.
 
     Args:
@@ -150,14 +150,14 @@ def complete(
         completions: Each claim, and the task's output as JSON text.
 
     Returns:
-        The attempt of each ended job, by its `entry_id`.
+        The attempt of each job that was ended, by its claim.
     """
     if transaction.dialect == "sqlite":
-        return dict(
-            _write_end(transaction, claim.entry_id, "completed", 100, output, None)
+        return {
+            claim: _write_end(transaction, claim.entry_id, "completed", 100, output, None)
             for claim, output in completions
             if transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).fetchone() is not None
-        )
+        }
     items = [{**_guard(claim), "task_output": output} for claim, output in completions]
     values = {"completions": json.dumps(items), "acknowledged": int(transaction.acknowledged)}
     rows = transaction.run(_COMPLETE_JOBS, values).fetchall()
@@ -174,10 +174,10 @@ def complete(
             created_at,
             output or "{}",
         )
-    return {row[1]: row[4] + 1 for row in rows}
+    return {completions[row[0] - 1][0]: row[4] + 1 for row in rows}
 
 
-def keep_log(transaction: Transaction, completion: Completion, ended: Mapping[int, int]) -> None:
+def keep_log(transaction: Transaction, completion: Completion, ended: Mapping[Claim, int]) -> None:
     """Keep what a completed attempt printed, where it was this one that ended the job.
 
     Args:
@@ -185,7 +185,7 @@ def keep_log(transaction: Transaction, completion: Completion, ended: Mapping[in
         completion: The attempt.
         ended: What `complete` returned.
     """
-    attempt = ended.get(completion.claim.entry_id)
+    attempt = ended.get(completion.claim)
     if attempt is not None:
         record_attempt(
             transaction,
@@ -278,7 +278,7 @@ def end_cancelled(
     """
     if transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).fetchone() is None:
         raise ClaimLost(claim.job_id)
-    _, attempt = _write_end(transaction, claim.entry_id, "cancelled", None, None, None)
+    attempt = _write_end(transaction, claim.entry_id, "cancelled", None, None, None)
     record_attempt(transaction, claim, attempt=attempt, outcome="cancelled", log=log)
 
 
@@ -360,8 +360,8 @@ def _write_end(
     progress: Optional[int],
     task_output: Optional[str],
     error: Optional[str],
-) -> tuple[int, int]:
-    """Write a job's end and return its `entry_id` and the attempt."""
+) -> int:
+    """Write a job's end and return which attempt it was."""
     job_id, task_type, retry_count, reached, output, message = transaction.run(
         _END_JOB,
         {
@@ -372,14 +372,15 @@ def _write_end(
             "error_message": storable(error),
         },
     ).fetchone()
+    attempt: int = retry_count + 1
     record_event(
         transaction,
         entry_id,
         job_id,
         task_type,
         _EVENT_OF_END[status],
-        attempt=retry_count + 1,
+        attempt=attempt,
         progress=reached,
         detail=(output or "{}") if status == "completed" else json.dumps(message or ""),
     )
-    return entry_id, retry_count + 1
+    return attempt
