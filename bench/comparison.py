@@ -329,7 +329,11 @@ def _measure(side: Side, condition: Condition, load: Load, kept: dict[str, Compa
     with side.places.copied(side.prepared) as address:
         with side.peer.served(address, condition.processes):
             share = load.shared_by(condition.processes)
-            timings, problem = _run(partial(side.open, address, share), condition.processes)
+            timings, problem = _run(
+                partial(side.open, address, share),
+                partial(side.places.analyze, address),
+                condition.processes,
+            )
     for phase, compared in kept.items():
         compared.problem = problem
         if problem is None:
@@ -343,11 +347,11 @@ def per_second(timings: Sequence[Timing]) -> float:
 
 
 def _run(
-    open_runner: Callable[[], Runner], processes: int
+    open_runner: Callable[[], Runner], analyze: Callable[[], None], processes: int
 ) -> tuple[dict[str, list[Timing]], str | None]:
     """Run every phase in so many processes; return each one's timings, or what went wrong."""
     barrier, answers = _FORKING.Barrier(processes), _FORKING.Queue()
-    arguments = (open_runner, barrier, answers)
+    arguments = (open_runner, analyze, barrier, answers)
     workers = [_FORKING.Process(target=_work, args=arguments) for _ in range(processes)]
     for worker in workers:
         worker.start()
@@ -369,11 +373,18 @@ def _run(
     return {phase: [each[phase] for each in timings] for phase in PHASES}, None
 
 
-def _work(open_runner: Callable[[], Runner], barrier: Barrier, answers: Any) -> None:
+def _work(
+    open_runner: Callable[[], Runner],
+    analyze: Callable[[], None],
+    barrier: Barrier,
+    answers: Any,
+) -> None:
     timings: dict[str, Timing] = {}
     try:
         runner = open_runner()
         for phase in PHASES:
+            if barrier.wait(_PATIENCE_SECONDS) == 0:
+                analyze()  # once, between the phases
             barrier.wait(_PATIENCE_SECONDS)
             started = time.monotonic()
             done = runner.run(phase)

@@ -64,6 +64,14 @@ class Places(ABC):
     def discard(self, address: str) -> None:
         """Remove a copy."""
 
+    @abstractmethod
+    def analyze(self, address: str) -> None:
+        """Do what a database server does by itself within a minute after many rows were written.
+
+        A plan that was made for an empty table serves a full one badly: Procrastinate takes two
+        jobs a second then, until its table is analysed.
+        """
+
     @contextmanager
     def copied(self, name: str) -> Iterator[str]:
         """Yield the address of a copy of a prepared place."""
@@ -116,6 +124,9 @@ class Folders(Places):
     def discard(self, address: str) -> None:
         """Remove a copy."""
         shutil.rmtree(address)
+
+    def analyze(self, address: str) -> None:
+        """Do nothing: SQLite counts no rows by itself."""
 
     def close(self) -> None:
         """Remove everything."""
@@ -170,6 +181,11 @@ class PostgresqlDatabases(Places):
         name = urlsplit(address).path.lstrip("/")
         self._run(f"DROP DATABASE {name} WITH (FORCE)")
         self._names.discard(name)
+
+    def analyze(self, address: str) -> None:
+        """Count rows anew, as autovacuum does."""
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute("ANALYZE")
 
     def close(self) -> None:
         """Drop all that is left."""
@@ -242,6 +258,9 @@ class RedisDatabase(Places):
     def discard(self, address: str) -> None:
         """Empty the database, which was empty before."""
         self._redis.flushdb()
+
+    def analyze(self, address: str) -> None:
+        """Do nothing: there are no plans."""
 
     def close(self) -> None:
         """Close the connection."""
