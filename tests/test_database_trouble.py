@@ -7,16 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import sessionmaker
 
 from cl_ml_tools import Job
 from cl_server_shared import SQLAlchemyJobRepository
+from cl_server_shared.database import Database
 from cl_server_shared.errors import DatabaseUnavailable
-from job_backends import Backend, complete, wait_until
+from job_backends import Backend, complete, engine_for, wait_until
 from postgresql_server import PostgresqlServer, own_postgresql
 
 HOUR_SECONDS = 3600
@@ -47,6 +51,41 @@ def test_on_a_full_disk_what_was_taken_stays_and_the_rest_is_refused(tmp_path: P
     assert found["jobs_after"] == found["taken"]
     assert found["completed"] == sorted(set(found["completed"])) == sorted(found["taken"])
     assert found["told_twice"] == []
+
+
+@pytest.mark.parametrize("use", ["reading", "transaction"])
+def test_what_a_transaction_leaves_behind_never_stops_who_has_its_connection_now(
+    tmp_path: Path, use: str
+) -> None:
+    """A cursor that is collected late waits for the connection's lock, and with it all threads."""
+    engine, other = (engine_for(f"sqlite:///{tmp_path}/jobs.db") for _ in range(2))
+    with getattr(Database(sessionmaker(bind=engine)), use)() as transaction:
+        transaction.cursor.execute("SELECT 1 UNION ALL SELECT 2").fetchone()
+    kept = [transaction]
+    del transaction
+    begins = threading.Event()
+    refused: list[Exception] = []
+
+    def write() -> None:
+        with engine.connect() as connection:  # the pool's only one: the one that was used
+            driver: Any = connection.connection.driver_connection
+            driver.set_trace_callback(lambda _statement: begins.set())
+            try:
+                connection.execute(text("CREATE TABLE later (n INTEGER)"))
+            except OperationalError as error:
+                refused.append(error)
+
+    writer = threading.Thread(target=write)
+    with other.connect() as holder:
+        holder.execute(text("BEGIN IMMEDIATE"))
+        writer.start()
+        begins.wait()
+        kept.clear()
+    writer.join()
+
+    assert not refused
+    engine.dispose()
+    other.dispose()
 
 
 @pytest.mark.parametrize("step_seconds", [HOUR_SECONDS, -HOUR_SECONDS])

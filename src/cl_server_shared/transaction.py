@@ -139,6 +139,7 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         self._autocommit = one_statement and self._lock is None
         self._plans = plans
         self._connection: Optional[PoolProxiedConnection] = None
+        self._cursor: Any = None
 
     def __enter__(self) -> Transaction:
         started = time.monotonic()
@@ -148,7 +149,7 @@ class EngineTransaction(AbstractContextManager[Transaction]):
             connection = self._connection = self._engine.raw_connection()
             if self._autocommit:
                 _set_autocommit(connection, True)
-            cursor = connection.cursor()
+            cursor = self._cursor = connection.cursor()
             if self._lock is not None:
                 begin_immediate(connection, cursor, started)
         except BaseException as error:  # raised again: the lock and the connection are let go
@@ -189,12 +190,27 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         connection, self._connection = self._connection, None
         try:
             if connection is not None:
+                close_cursor(self._cursor)
                 if self._autocommit:
                     _set_autocommit(connection, False)
                 connection.close()  # the pool rolls back what is still open
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+
+def close_cursor(cursor: Any) -> None:
+    """Let go of a cursor, before its connection goes back to the pool.
+
+    One that is collected later resets its statement then. If another thread has the connection by
+    that time, and waits for SQLite's lock on it, this waits for that thread, with Python's global
+    lock held: nothing in the process went on for ten seconds.
+
+    Args:
+        cursor: The driver's; `None` where it could not be made.
+    """
+    if cursor is not None:
+        cursor.close()
 
 
 def _set_autocommit(connection: PoolProxiedConnection, value: bool) -> None:
@@ -230,8 +246,9 @@ class ReadingTransaction(AbstractContextManager[Transaction]):
             raise
         if self._autocommit:
             _set_autocommit(connection, True)
+        self._cursor = connection.cursor()
         dialect = self._engine.dialect.name
-        return Transaction(connection.cursor(), dialect, self._now(), plans=self._plans)
+        return Transaction(self._cursor, dialect, self._now(), plans=self._plans)
 
     def __exit__(
         self,
@@ -240,6 +257,7 @@ class ReadingTransaction(AbstractContextManager[Transaction]):
         trace: Optional[TracebackType],
     ) -> None:
         assert self._connection is not None
+        close_cursor(self._cursor)
         if self._autocommit:
             _set_autocommit(self._connection, False)
         self._connection.close()  # the pool rolls back what is open
