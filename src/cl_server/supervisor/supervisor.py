@@ -218,18 +218,31 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
+        """Hear signals through a pipe.
+
+        Python calls a handler between two steps of this thread. For one that comes just as it goes
+        to sleep that is never; the pipe is written to at once.
+        """
         numbers = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
             numbers.append(signal.SIGHUP)
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number in numbers:
-            # SimpleQueue.put may be called in the middle of anything.
-            signal.signal(number, lambda *_: self._inbox.put(self._interrupted))
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        threading.Thread(target=self._read_signals, args=(reading,), daemon=True).start()
+        wakeup_before = signal.set_wakeup_fd(writing)
+        before = {number: signal.signal(number, lambda *_: None) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup_before)
+            os.close(writing)
+
+    def _read_signals(self, reading: int) -> None:
+        with os.fdopen(reading, "rb", buffering=0) as numbers:
+            while numbers.read(1):
+                self._inbox.put(self._interrupted)
 
     # Stopping
 
