@@ -42,8 +42,10 @@ class Up:
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._arrived: queue.SimpleQueue[str] = queue.SimpleQueue()
+        # As in a terminal: under nohup the tests ignore SIGHUP, and so would what they start.
+        as_in_terminal = ["env", "--default-signal=HUP"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cl_server", "up", *self.options, *arguments],
+            [*as_in_terminal, sys.executable, "-m", "cl_server", "up", *self.options, *arguments],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
