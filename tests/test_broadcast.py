@@ -14,6 +14,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,12 +181,79 @@ def test_events_arrive_in_order(broker: BrokerProcess, topic: str) -> None:
     listener.close()
 
 
-@pytest.mark.parametrize("bad_topic", ["", "a/#", "a/+/b"])
-def test_a_topic_that_cannot_be_published_to_is_said_not_raised(
-    broker: BrokerProcess, bad_topic: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ({"topic": ""}, "''"),
+        ({"topic": "a/#"}, "'a/#'"),
+        ({"topic": "a/+/b"}, "'a/+/b'"),
+        ({"topic": "a\0b"}, r"'a\x00b'"),
+        ({"topic": "a\nb"}, r"'a\nb'"),
+        ({"topic": "a\ud800"}, r"'a\ud800'"),
+        ({"topic": "a" * 65_536}, "65535 bytes"),
+        ({"topic": None}, "None"),
+        ({"payload": {"a": 1}}, "{'a': 1}"),
+        ({"payload": "\ud800"}, "surrogates"),
+        ({"qos": 3}, "3"),
+        ({"qos": "1"}, "'1'"),
+    ],
+)
+def test_what_cannot_be_published_is_said_not_raised_and_holds_nothing_up(
+    broker: BrokerProcess,
+    topic: str,
+    message: dict[str, Any],
+    says: str,
+    early: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert connect(broker).publish_event(topic=bad_topic, payload="x") is False
-    assert repr(bad_topic) in caplog.text
+    broadcaster = get_broadcaster("mqtt", broker.host, broker.port)
+    assert isinstance(broadcaster, MQTTBroadcaster)
+    assert early or broadcaster.wait_connected(WAIT_SECONDS)
+
+    assert broadcaster.publish_event(**{"topic": topic, "payload": "x", **message}) is False
+    broadcaster.publish_retained(**{"topic": topic, "payload": "x", **message})
+    assert caplog.text.count("cannot be published") == 2
+    assert caplog.text.count(says) >= 2
+    assert broadcaster.publish_tracked(topic, "after").result(WAIT_SECONDS) is True
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("bad_filter", ["", "a/#/b", "a#", "a/b+", "a\0b", "a" * 65_536, None])
+def test_what_cannot_be_subscribed_to_is_refused_and_costs_nothing(
+    broker: BrokerProcess, topic: str, bad_filter: Any, early: bool
+) -> None:
+    broadcaster = get_broadcaster("mqtt", broker.host, broker.port)
+    assert isinstance(broadcaster, MQTTBroadcaster)
+    assert early or broadcaster.wait_connected(WAIT_SECONDS)
+
+    with pytest.raises(ValueError, match=r"topic|filter"):
+        broadcaster.subscribe(bad_filter, print)
+    assert broadcaster.publish_tracked(topic, "after").result(WAIT_SECONDS) is True
+
+
+@pytest.mark.parametrize("good_filter", ["#", "+", "/", "a/+/b", "+/#", "a//b"])
+def test_what_is_a_filter_is_subscribed_to(broker: BrokerProcess, good_filter: str) -> None:
+    connect(broker).subscribe(good_filter, lambda _topic, _payload: None)
+    assert connect(broker).publish_tracked("sync", "").result(WAIT_SECONDS)
+
+
+@pytest.mark.parametrize("will", [("a/#", "", 1), ("", "", 1), ("a\0", "", 1), ("a", "", 7)])
+def test_a_will_that_is_none_is_refused_and_costs_nothing(
+    broker: BrokerProcess, topic: str, will: tuple[str, str, int]
+) -> None:
+    broadcaster = get_broadcaster("mqtt", broker.host, broker.port)
+    assert isinstance(broadcaster, MQTTBroadcaster)
+
+    with pytest.raises(ValueError, match=r"topic|quality"):
+        broadcaster.set_will(*will)
+    assert broadcaster.publish_tracked(topic, "after").result(WAIT_SECONDS) is True
+
+
+@pytest.mark.parametrize("address", [("", 1883), ("localhost", 0), ("localhost", 65_536)])
+def test_an_address_that_is_none_is_refused(address: tuple[str, int]) -> None:
+    with pytest.raises(ValueError, match=repr(address[1])):
+        get_broadcaster("mqtt", *address)
 
 
 def test_a_broker_that_is_down_costs_nothing(topic: str) -> None:

@@ -11,7 +11,7 @@ MessageCallback = Callable[[str, str], None]  # takes a topic and a payload
 
 @runtime_checkable
 class Broadcaster(Protocol):
-    """Tells everyone who is interested what happens. It never raises, blocks or slows a job."""
+    """Tells everyone who is interested what happens. Publishing never raises, blocks or slows a job."""
 
     @property
     def connected(self) -> bool:

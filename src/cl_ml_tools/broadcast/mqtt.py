@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 from ..errors import MissingExtra
 from .base import MessageCallback
+from .topics import check_address, check_filter, check_message
 from .waiting import Message, WaitingMessages
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class MQTTBroadcaster:
 
     Raises:
         MissingExtra: The `mqtt` extra is not installed.
+        ValueError: No broker can have that address.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class MQTTBroadcaster:
             import paho.mqtt.client  # noqa: F401 - only whether it is there
         except ImportError as error:
             raise MissingExtra("mqtt", "publishing to an MQTT broker") from error
+        check_address(broker, port)
         self._broker = broker
         self._port = port
         self._username = username
@@ -129,11 +132,10 @@ class MQTTBroadcaster:
 
         Returns:
             Whether it was handed over to a connection. False: it waits (do not repeat it; of
-            10,000 the oldest is dropped), or it can never be sent: the topic is none, or
-            `disconnect` was called.
+            10,000 the oldest is dropped), or it can never be sent: topic, payload or qos is
+            none, which a line in the log says, or `disconnect` was called.
         """
-        message = Message(topic, payload, qos, retain=False)
-        return self._publish(message)
+        return self._publish(Message(topic, payload, qos, retain=False))
 
     def publish_tracked(self, topic: str, payload: str, qos: int = 1) -> Future[bool]:
         """Publish as `publish_event` does; return a future: True once the broker acknowledged it.
@@ -149,28 +151,29 @@ class MQTTBroadcaster:
     def publish_retained(self, topic: str, payload: str, qos: int = 1) -> None:
         """Set a topic's retained message. The last one of each topic is sent at every (re)connect."""
         message = Message(topic, payload, qos, retain=True)
+        if not message.can_be_sent():
+            return
         with self._lock:
             self._retained[topic] = message
             self._open()
             if self._client is not None and self._online.is_set():
                 self._send(self._client, message)
+                if not payload:  # the topic is empty: whose it is from now on is not known here
+                    del self._retained[topic]
 
     def clear_retained(self, topic: str) -> None:
         """Empty a topic's retained message, at the next connect where there is none now."""
-        message = Message(topic, "", 1, retain=True)
-        with self._lock:
-            self._open()
-            if self._client is not None and self._online.is_set():
-                self._send(self._client, message)
-                self._retained.pop(topic, None)
-            else:
-                self._retained[topic] = message
+        self.publish_retained(topic, "")
 
     def set_will(self, topic: str, payload: str, qos: int = 1, retain: bool = True) -> None:
         """Set what the broker publishes when this process vanishes.
 
         Call it before connecting: a connection that is open is ended and opened again with it.
+
+        Raises:
+            ValueError: It can never be published; nothing was changed.
         """
+        check_message(topic, payload, qos)
         with self._lock:
             self._will = Message(topic, payload, qos, retain)
             if self._client is None:
@@ -186,7 +189,11 @@ class MQTTBroadcaster:
         Args:
             topic: A topic, or a filter with `+` and `#`.
             callback: Runs on the connection's own thread, so it must not block.
+
+        Raises:
+            ValueError: The topic is none; nothing was changed.
         """
+        check_filter(topic)
         with self._lock:
             self._callbacks.setdefault(topic, []).append(callback)
             self._open()
@@ -197,18 +204,17 @@ class MQTTBroadcaster:
 
     def _publish(self, message: Message) -> bool:
         """Send a message, or let it wait; return whether it was sent."""
+        sendable = message.can_be_sent()
         with self._lock:
-            if self._closed:
+            if self._closed or not sendable:
                 message.settle(False)
                 return False
             self._open()
-            if self._client is None or not self._online.is_set() or self._waiting:
-                self._waiting.add(message)
-                return False
-            if not self._has_room() or not self._send(self._client, message):
-                self._waiting.add(message)
-                return False
-            return not message.acknowledged.done() or message.acknowledged.result()
+            client = self._client if self._online.is_set() and not self._waiting else None
+            if client is not None and self._has_room() and self._send(client, message):
+                return True
+            self._waiting.add(message)
+            return False
 
     def _has_room(self) -> bool:
         return len(self._unacknowledged) < MAX_UNACKNOWLEDGED
@@ -220,12 +226,7 @@ class MQTTBroadcaster:
 
     def _send(self, client: Client, message: Message) -> bool:
         """Give a message to paho; False where it has no id free. The caller holds `_lock`."""
-        try:
-            sent = client.publish(message.topic, message.payload, message.qos, message.retain)
-        except ValueError as error:  # a topic with a wildcard, a payload over 256 MB
-            logger.error("a message for %r cannot be published: %s", message.topic, error)
-            message.settle(False)
-            return True
+        sent = client.publish(message.topic, message.payload, message.qos, message.retain)
         if sent.rc == MQTT_QUEUE_FULL:
             return False
         with self._acks_lock:

@@ -7,6 +7,8 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from .topics import check_message
+
 __all__ = ["Message", "WaitingMessages"]
 
 logger = logging.getLogger(__name__)
@@ -21,6 +23,15 @@ class Message:
     qos: int
     retain: bool
     acknowledged: Future[bool] = field(default_factory=Future)
+
+    def can_be_sent(self) -> bool:
+        """Return whether MQTT can carry it; why it cannot is logged."""
+        try:
+            check_message(self.topic, self.payload, self.qos)
+        except ValueError as error:
+            logger.error("a message for %r cannot be published: %s", self.topic, error)
+            return False
+        return True
 
     def settle(self, acknowledged: bool) -> None:
         """Say, once, what became of it."""
