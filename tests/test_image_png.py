@@ -14,7 +14,7 @@ from cl_ml_tools.media.images import read_image_info
 from cl_ml_tools.tasks.image_conversion import ImageConversion
 from cl_ml_tools.tasks.image_resize import ImageResize
 
-GREY = 0
+GREY, COLOUR = 0, 2
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -92,6 +92,22 @@ async def test_a_transparent_grey_of_any_depth_is_transparent(
     on_white = opened(await convert(tmp_path / "a.png", "jpg")).convert("L")
     assert on_white.getpixel((1, 4)) > 250
     assert abs(on_white.getpixel((14, 4)) - as_eight_bits) <= 4
+
+
+async def test_a_transparent_colour_of_sixteen_bits_is_transparent(tmp_path: Path) -> None:
+    left, right = (0x1234, 0x5678, 0x9ABC), (0xFEDC, 0x1111, 0x2222)
+    row = b"\0" + struct.pack(">3H", *left) * 8 + struct.pack(">3H", *right) * 8
+    pixels = chunk(b"IDAT", zlib.compress(row * 16))
+    transparent = chunk(b"tRNS", struct.pack(">3H", *left))
+    (tmp_path / "a.png").write_bytes(png(header((16, 16), 16, COLOUR), transparent, pixels))
+
+    for written in (
+        await convert(tmp_path / "a.png", "png"),
+        await resize(tmp_path / "a.png", (8, 8)),
+    ):
+        image = opened(written).convert("RGBA")
+        assert image.getpixel((0, 4))[3] == 0, written.name
+        assert image.getpixel((image.width - 1, 4)) == (0xFE, 0x11, 0x22, 255), written.name
 
 
 RED, GREEN, BLUE, NOTHING = (220, 0, 0, 255), (0, 160, 0, 255), (0, 0, 210, 255), (0, 0, 0, 0)

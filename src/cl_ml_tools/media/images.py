@@ -142,7 +142,7 @@ def open_image(path: Path) -> Iterator[OpenedImage]:
         with decoding(name):
             pixels = _open(file, known)
         with pixels:
-            _scale_transparent_grey(pixels)
+            _scale_transparent_value(pixels)
             check_pixels(name, pixels.size)
             with decoding(name):
                 pictures = _count_pictures(pixels, known)
@@ -233,17 +233,21 @@ def _open(file: BinaryIO, known: PictureFormat) -> Image.Image:
         raise UnsupportedSamples(known.pillow_name, kind) from error
 
 
-def _scale_transparent_grey(pixels: Image.Image) -> None:
+def _scale_transparent_value(pixels: Image.Image) -> None:
     """Bring the transparent value of a PNG to the scale of its pixels, as Pillow forgets to.
 
-    It spreads grey of 1 (Pillow 11), 2 and 4 bits over 0 to 255, and leaves the value as
-    it stands in the file.
+    It spreads grey of 1 (Pillow 11), 2 and 4 bits over 0 to 255, takes the upper 8 bits of colours
+    of 16, and leaves the value as it stands in the file.
     """
     transparent, tiles = pixels.info.get("transparency"), getattr(pixels, "tile", None)
-    if pixels.format == "PNG" and tiles and isinstance(transparent, int):
-        highest = {"1": 1, "L;2": 3, "L;4": 15}.get(tiles[0][3])
-        if highest is not None:
-            pixels.info["transparency"] = (transparent & highest) * 255 // highest
+    if pixels.format != "PNG" or not tiles:
+        return
+    stored_as = tiles[0][3]
+    highest = {"1": 1, "L;2": 3, "L;4": 15}.get(stored_as)
+    if isinstance(transparent, int) and highest is not None:
+        pixels.info["transparency"] = (transparent & highest) * 255 // highest
+    elif isinstance(transparent, tuple) and stored_as == "RGB;16B":
+        pixels.info["transparency"] = tuple(value >> 8 for value in transparent)
 
 
 def _format_of(name: str, media_type: MediaType) -> PictureFormat:
