@@ -138,6 +138,8 @@ async def test_without_a_model_every_parameter_is_kept(tmp_path: Path) -> None:
         {"input_paths": ["../a"]},
         {"output_paths": ["output/../../a"]},
         {"input_paths": ["a\0"]},
+        {"input_paths": ["/a\0"]},
+        {"output_paths": ["/a\0/b"]},
     ],
 )
 async def test_bad_parameters_are_final_and_nothing_runs(
@@ -175,6 +177,12 @@ async def test_a_final_error_is_final(tmp_path: Path) -> None:
     outcome = await run(Module(FinalError("not an image")), tmp_path)
 
     assert outcome == Outcome(ok=False, error="not an image", retryable=False)
+
+
+async def test_a_final_error_without_words_says_so(tmp_path: Path) -> None:
+    outcome = await run(Module(FinalError()), tmp_path)
+
+    assert outcome == Outcome(ok=False, error="the module gave no reason", retryable=False)
 
 
 @pytest.mark.parametrize("seconds", [0, 0.5, 30 * 24 * 3600])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -468,6 +469,24 @@ async def test_bad_input_is_final_and_says_why(kind: str, says: str, tmp_path: P
     assert says in message
     assert "\n" not in message and str(tmp_path) not in message
     assert list((tmp_path / "output").iterdir()) == []
+
+
+async def test_a_picture_that_may_not_be_read_is_final_and_says_so(tmp_path: Path) -> None:
+    quarters().save(tmp_path / "a.png")
+    await resize([tmp_path / "a.png"], tmp_path, width=10, height=10)  # everything is imported now
+    (tmp_path / "a.png").chmod(0)
+    me = os.geteuid()
+    if me == 0:  # who may read everything
+        os.seteuid(65_534)
+    try:
+        with pytest.raises(FinalError, match="cannot be read"):
+            await ImageResize().process(
+                "a-job",
+                "image_resize",
+                {"input_paths": [str(tmp_path / "a.png")], "width": 10, "height": 10},
+            )
+    finally:
+        os.seteuid(me)
 
 
 async def test_a_frame_that_is_larger_than_its_picture_is_refused(tmp_path: Path) -> None:

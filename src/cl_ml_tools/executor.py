@@ -18,6 +18,8 @@ from .workspace import check_relative_path, resolve_inside
 
 __all__ = ["Outcome", "execute"]
 
+_NO_REASON = "the module gave no reason"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -48,7 +50,9 @@ async def execute(
     output_path: Path,
     progress_callback: Optional[ProgressCallback] = None,
 ) -> Outcome:
-    """Run one attempt of a job. It raises nothing that the module raised.
+    """Run one attempt of a job. An exception of the module becomes the outcome.
+
+    What ends a process or a coroutine, such as `SystemExit`, does so here as well.
 
     Args:
         module: What runs it.
@@ -63,7 +67,7 @@ async def execute(
     except Later as later:
         return Outcome(ok=False, error=str(later), delay_seconds=later.delay_seconds)
     except (FinalError, InvalidParams) as error:
-        return Outcome(ok=False, error=str(error), retryable=False)
+        return Outcome(ok=False, error=str(error) or _NO_REASON, retryable=False)
     except Exception as error:  # noqa: BLE001 - a module may raise anything; it becomes the outcome
         return Outcome(ok=False, error=describe(error), traceback=traceback.format_exc())
     return classify(result)
@@ -76,7 +80,7 @@ def resolve(
 
     Raises:
         InvalidParams: The task's model refuses them.
-        FinalError: A path leads outside of the workspace.
+        FinalError: A path leads outside of the workspace, or is none.
     """
     model = parse_params(module, job.task_type, job.params)
     outputs = with_output_paths(model)
@@ -106,7 +110,7 @@ def classify(result: Any) -> Outcome:
         return Outcome(ok=True, task_output=output or {})
     return Outcome(
         ok=False,
-        error=str(result.get("error") or "the module gave no reason"),
+        error=str(result.get("error") or _NO_REASON),
         retryable=bool(result.get("retryable", True)),
     )
 
@@ -119,6 +123,8 @@ def describe(error: BaseException) -> str:
 
 def _absolute(path: str, job_path: Path, output_path: Path) -> str:
     if Path(path).is_absolute():
+        if "\0" in path:
+            raise ValueError(f"the path {path!r} has a NUL")
         return path
     first, *rest = check_relative_path(path).parts
     if first == "output" and rest:

@@ -126,13 +126,16 @@ def open_image(path: Path) -> Iterator[OpenedImage]:
     """Open a picture, which is closed when the block ends.
 
     Raises:
-        FinalError: It is missing, empty, no picture that is accepted, damaged, or too large.
+        FinalError: It is missing, not to be read by this process, empty, no picture that is
+            accepted, damaged, or too large.
     """
     name = path.name
     try:
         file = path.open("rb")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FinalError(f"{name} is missing: there is no such file") from error
+    except PermissionError as error:
+        raise FinalError(f"{name} cannot be read: this process may not open it") from error
     with file, quiet_pillow():
         media_type = sniff_media(file.read(SNIFF_BYTES))
         if file.tell() == 0:
