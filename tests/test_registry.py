@@ -75,6 +75,19 @@ def test_two_modules_with_one_task_type_name_both_distributions(install: Install
     assert "'fake-one'" in str(raised.value) and "'fake-two'" in str(raised.value)
 
 
+def test_two_modules_of_one_distribution_are_told_apart(install: Install) -> None:
+    source = MODULE.format(task_types=["fake_same"])
+    install(
+        "fake-one",
+        source + "\nclass Other(Module): ...\n",
+        "a = fake_one:Module\nb = fake_one:Other",
+    )
+
+    with pytest.raises(DuplicateTask) as raised:
+        find_tasks()
+    assert "fake_one.Module" in str(raised.value) and "fake_one.Other" in str(raised.value)
+
+
 def test_a_built_in_task_is_not_replaced_in_silence(install: Install) -> None:
     install("fake-one", MODULE.format(task_types=["image_resize"]))
 
@@ -121,6 +134,7 @@ def test_a_distribution_that_is_shadowed_is_not_a_second_one(install: Install) -
         (MODULE.format(task_types=["a\0b"]), "", "255"),
         (MODULE.format(task_types="resize"), "", "'resize' is not a list"),
         (MODULE.format(task_types=[]), "", "[] is not a list"),
+        ("", "no equals sign", "entry points of 'fake-broken' cannot be read"),
     ],
 )
 def test_a_broken_module_is_named_and_the_others_work(

@@ -53,7 +53,7 @@ class InstalledTasks:
 
     Attributes:
         by_type: Each task under its type, in the order of the alphabet.
-        broken: Entry points that could not be loaded; the others work all the same.
+        broken: What could not be read or loaded; the rest works all the same.
     """
 
     by_type: dict[str, InstalledTask]
@@ -74,7 +74,7 @@ def find_tasks() -> InstalledTasks:
     """
     found: dict[str, InstalledTask] = {}
     broken: list[TaskLoadError] = []
-    for distribution, entry_point in _entry_points():
+    for distribution, entry_point in _entry_points(broken):
         try:
             module, task_types = _load(distribution, entry_point)
         except TaskLoadError as error:
@@ -85,8 +85,8 @@ def find_tasks() -> InstalledTasks:
             other = found.setdefault(task_type, task)
             if type(other.module) is not type(module):
                 raise DuplicateTask(
-                    f"the task type {task_type!r} is served by two distributions, "
-                    f"{other.distribution!r} and {task.distribution!r}: uninstall one of them"
+                    f"the task type {task_type!r} is served by two modules, {_name(other)} and "
+                    f"{_name(task)}: uninstall one of them"
                 )
     return InstalledTasks(dict(sorted(found.items())), broken)
 
@@ -174,14 +174,29 @@ def _check_task_types(task_types: object) -> None:
             raise ValueError(f"supported_task_types: {task_type!r} has a '/'")
 
 
-def _entry_points() -> Iterator[tuple[str, EntryPoint]]:
+def _name(task: InstalledTask) -> str:
+    """Return a task's class and distribution, for messages."""
+    kind = type(task.module)
+    return f"{kind.__module__}.{kind.__qualname__} of {task.distribution!r}"
+
+
+def _entry_points(broken: list[TaskLoadError]) -> Iterator[tuple[str, EntryPoint]]:
     """Yield each entry point of the group under its distribution's name, which 3.9's do not say.
 
     Of two distributions with one name the first on the path is the one that is imported.
+
+    Args:
+        broken: Takes an error for each distribution whose entry points make no sense.
     """
     seen: set[str] = set()
     for distribution in distributions():
-        mine = [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
+        try:
+            points = list(distribution.entry_points)
+        except Exception as error:  # noqa: BLE001 - each Python raises another
+            name = distribution.metadata["Name"]
+            broken.append(TaskLoadError(f"the entry points of {name!r} cannot be read: {error!r}"))
+            continue
+        mine = [point for point in points if point.group == ENTRY_POINT_GROUP]
         name = distribution.metadata["Name"] if mine else ""
         if mine and name not in seen:
             seen.add(name)
