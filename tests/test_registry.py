@@ -262,9 +262,14 @@ def test_a_task_without_a_default_writes_no_file() -> None:
 
 @pytest.mark.parametrize("width", [True, False])
 def test_a_flag_is_no_number(width: bool) -> None:
-    with pytest.raises(InvalidParams, match="a number is expected, not true or false"):
+    with pytest.raises(InvalidParams) as raised:
         validate_params(
             load_task("image_resize"),
             "image_resize",
             {"width": width, "height": 5, "input_paths": ["input/a.jpg"]},
         )
+    (problem,) = raised.value.problems
+    assert (problem["loc"], problem["msg"]) == (
+        ["width"],
+        "a number is expected, not true or false",
+    )

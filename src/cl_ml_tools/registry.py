@@ -139,11 +139,15 @@ def parse_params(module: ComputeModule, task_type: str, params: dict[str, Any]) 
     try:
         return module.params_model(task_type).model_validate(params)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidParams(
-            task_type,
-            [{"loc": list(p["loc"]), "msg": p["msg"], "type": p["type"]} for p in problems],
-        ) from error
+        problems = [
+            {
+                "loc": list(each["loc"]),
+                "msg": each["msg"].removeprefix("Value error, "),  # what pydantic puts before ours
+                "type": each["type"],
+            }
+            for each in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        raise InvalidParams(task_type, problems) from error
 
 
 def _load(distribution: str, entry_point: EntryPoint) -> tuple[ComputeModule, list[str]]:
