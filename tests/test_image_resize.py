@@ -497,6 +497,19 @@ async def test_a_frame_that_is_larger_than_its_picture_is_refused(tmp_path: Path
         await resize([tmp_path / "a.gif"], tmp_path, width=1, height=1)
 
 
+async def test_an_animation_without_its_colours_is_damaged(tmp_path: Path) -> None:
+    frames = [Image.new("L", (20, 10), value) for value in (10, 100, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    written = (tmp_path / "a.gif").read_bytes()
+    colours = 3 * 2 ** ((written[10] & 7) + 1)
+    (tmp_path / "a.gif").write_bytes(
+        written[:10] + bytes([written[10] & 0x7F]) + written[11:13] + written[13 + colours :]
+    )
+
+    with pytest.raises(FinalError, match=r"a\.gif is damaged or cut off"):
+        await resize([tmp_path / "a.gif"], tmp_path, width=10, height=5)
+
+
 async def test_an_animation_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff"
     gif += b",\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0" * 10_001 + b";"

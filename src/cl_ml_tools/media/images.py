@@ -58,6 +58,7 @@ _BROKEN = (
     LookupError,
     ArithmeticError,
     RuntimeError,
+    AssertionError,
     struct.error,
     zlib.error,
 )
