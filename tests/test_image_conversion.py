@@ -383,8 +383,8 @@ async def test_a_damaged_picture_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "output").iterdir()) == []
 
 
-def tiff_of(bits: int, sample_format: int, samples: int = 1) -> bytes:
-    """A TIFF of 4 x 4 pixels, all zero."""
+def tiff_of(bits: int, sample_format: int, samples: int = 1, *more: tuple[int, int]) -> bytes:
+    """A TIFF of 4 x 4 pixels, all zero; `more` tags with one 16-bit value each."""
     pixels = b"\0" * (4 * 4 * samples * bits // 8)
     tags = [
         (256, 3, 1, 4),  # width
@@ -398,31 +398,34 @@ def tiff_of(bits: int, sample_format: int, samples: int = 1) -> bytes:
         (279, 4, 1, len(pixels)),
         (339, 3, 1, sample_format),
     ]
-    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    tags = [tag for tag in tags if tag[0] not in dict(more)] + [(tag, 3, 1, v) for tag, v in more]
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
     start = b"II*\0" + struct.pack("<I", 8 + len(pixels))
     return start + pixels + struct.pack("<H", len(tags)) + directory + b"\0" * 4
 
 
 @pytest.mark.parametrize(
-    ("bits", "sample_format", "samples", "said"),
+    ("kind", "said"),
     [
-        (32, 3, 1, "float samples of 32 bits"),
-        (64, 3, 1, "float samples of 64 bits"),
-        (16, 3, 1, "float samples of 16 bits"),
-        (32, 3, 3, "float samples of 32 bits"),
-        (64, 6, 1, "complex samples of 64 bits"),
-        (32, 1, 3, "samples of 32 bits"),
+        ((32, 3), "float samples of 32 bits"),
+        ((64, 3), "float samples of 64 bits"),
+        ((16, 3), "float samples of 16 bits"),
+        ((32, 3, 3), "float samples of 32 bits"),
+        ((64, 6), "complex samples of 64 bits"),
+        ((32, 1, 3), "samples of 32 bits"),
+        ((16, 1, 1, (262, 0)), "samples of 16 bits, white at 0"),
+        ((16, 1, 3, (284, 2)), "samples of 16 bits, each colour by itself"),
     ],
 )
-async def test_a_tiff_of_measurements_is_not_supported_and_not_called_damaged(
-    tmp_path: Path, bits: int, sample_format: int, samples: int, said: str
+async def test_a_tiff_that_is_not_read_rightly_is_not_supported_and_not_called_damaged(
+    tmp_path: Path, kind: Any, said: str
 ) -> None:
-    (tmp_path / "a.tif").write_bytes(tiff_of(bits, sample_format, samples))
+    (tmp_path / "a.tif").write_bytes(tiff_of(*kind))
     with pytest.raises(FinalError) as raised:
         await convert(tmp_path / "a.tif", tmp_path, "png")
     assert str(raised.value) == (
         f"a.tif is of a kind that is not supported: it is a TIFF with {said}; "
-        "supported are whole numbers of up to 16 bits"
+        "supported are whole numbers of up to 16 bits, black at 0, those of a pixel together"
     )
 
 

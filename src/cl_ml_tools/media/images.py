@@ -18,8 +18,15 @@ from typing import BinaryIO, Optional
 from ..errors import FinalError
 from .exif import is_turned, orientation_of, taken_at_ms
 from .formats import FORMATS, PictureFormat, format_by_mime_type
-from .pillow import Image, UnidentifiedImageError, can_write, quiet_pillow, register_heif
-from .samples import UnsupportedSamples, unsupported_tiff_samples
+from .pillow import (
+    Image,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    can_write,
+    quiet_pillow,
+    register_heif,
+)
+from .samples import UnsupportedSamples, misread_tiff_samples, unsupported_tiff_samples
 from .sniffing import SNIFF_BYTES, MediaType, sniff_media
 
 __all__ = [
@@ -224,7 +231,7 @@ def check_writable(name: str, target_format: PictureFormat) -> None:
 
 def _open(file: BinaryIO, known: PictureFormat) -> Image.Image:
     try:
-        return Image.open(file, formats=[known.pillow_name])
+        pixels = Image.open(file, formats=[known.pillow_name])
     except Image.DecompressionBombError:
         # It does not say how large; its decoder does, and `check_pixels` refuses it.
         file.seek(0)
@@ -235,6 +242,14 @@ def _open(file: BinaryIO, known: PictureFormat) -> Image.Image:
         if kind is None:
             raise
         raise UnsupportedSamples(known.pillow_name, kind) from error
+    kind = (
+        misread_tiff_samples(pixels.tag_v2)
+        if isinstance(pixels, TiffImagePlugin.TiffImageFile)
+        else None
+    )
+    if kind is not None:
+        raise UnsupportedSamples(known.pillow_name, kind)
+    return pixels
 
 
 def _scale_transparent_value(pixels: Image.Image) -> None:
