@@ -26,13 +26,17 @@ START_SECONDS = 60.0
 
 
 def checkout_in(folder: Path) -> Path:
-    """A reader's checkout: the files of this one, and its installed `.venv`."""
+    """A reader's checkout: the files of this one, and what runs these tests as its `.venv`."""
     checkout = folder / "checkout"
-    checkout.mkdir()
+    venv = checkout / ".venv"
+    venv.mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml"):
-        shutil.copy2(ROOT / name, checkout)  # as old as the installation knows it
+        shutil.copy2(ROOT / name, checkout)
     shutil.copytree(ROOT / "examples", checkout / "examples")
-    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    for entry in Path(sys.prefix).iterdir():
+        if not entry.name.startswith(".installed"):
+            (venv / entry.name).symlink_to(entry)
+    (venv / ".installed").touch()  # for `make`: newer than pyproject.toml
     return checkout
 
 
