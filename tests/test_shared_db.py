@@ -574,6 +574,21 @@ def test_a_database_without_tables_is_said(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize("good_bytes", [0, 4096])
+def test_a_file_that_is_damaged_or_no_database_is_said(sqlite_url: str, good_bytes: int) -> None:
+    engine = engine_for(sqlite_url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    path = Path(sqlite_url.partition("///")[2])
+    path.write_bytes(path.read_bytes()[:good_bytes] + b"no database" * 10_000)
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+
+    for use in (lambda: repository.get_job("j"), lambda: repository.add_job(job())):
+        with pytest.raises(DatabaseUnavailable, match=r"not a database|malformed"):
+            use()
+    engine.dispose()
+
+
 def test_a_postgresql_database_without_tables_is_said(
     postgresql_server: PostgresqlServer,
 ) -> None:

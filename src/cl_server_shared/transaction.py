@@ -339,7 +339,8 @@ def raise_mapped(bind: Any, error: BaseException) -> None:
     driver = bind.dialect.dbapi
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig  # of the first connection: SQLAlchemy asks the server for its version
-    if isinstance(error, driver.OperationalError):
+    # SQLite says with the plain class that a file is damaged, or is no database.
+    if isinstance(error, driver.OperationalError) or type(error) is driver.DatabaseError:
         if is_busy(error):
             raise DatabaseBusy(f"the database is locked by another writer: {error}") from error
         raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
