@@ -34,6 +34,7 @@ from cl_server_shared import Job as JobRow
 from cl_server_shared import QueueEntry, SQLAlchemyJobRepository
 from cl_server_shared.errors import DatabaseBusy, DatabaseUnavailable, SharedError
 from cl_server_shared.models import Base, JobEvent, JobOptions, WorkerInstance
+from cl_server_shared.sql import outcomes
 from job_backends import Backend, complete, engine_for
 from postgresql_server import PostgresqlServer
 
@@ -612,6 +613,27 @@ def test_a_pool_that_keeps_no_connection_does(postgresql_url: str) -> None:
     assert repository.wait_for_jobs(5)
 
     repository.release_instance()
+    engine.dispose()
+
+
+def test_an_engine_that_commits_by_itself_keeps_to_it(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine(postgresql_url, isolation_level="AUTOCOMMIT", pool_size=1)
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+    repository.add_job(job())  # one statement
+    assert repository.get_job("j") is not None
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE jobs SET progress = 7"))
+    assert row_of(engine).progress == 7
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("cut off")
+
+    monkeypatch.setattr(outcomes, "_write_end", fail)
+    with pytest.raises(RuntimeError):
+        repository.update_job("j", status="cancelled")  # several
+    assert count_rows(engine)["queue_entries"] == 1
     engine.dispose()
 
 

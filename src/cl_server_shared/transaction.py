@@ -137,6 +137,7 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         self._publish = publish
         self._announce = announce
         self._autocommit = one_statement and self._lock is None
+        self._autocommit_before = False
         self._plans = plans
         self._connection: Optional[PoolProxiedConnection] = None
         self._cursor: Any = None
@@ -147,8 +148,8 @@ class EngineTransaction(AbstractContextManager[Transaction]):
             self._lock.acquire()
         try:
             connection = self._connection = self._engine.raw_connection()
-            if self._autocommit:
-                _set_autocommit(connection, True)
+            if self._lock is None:
+                self._autocommit_before = _swap_autocommit(connection, self._autocommit)
             cursor = self._cursor = connection.cursor()
             if self._lock is not None:
                 begin_immediate(connection, cursor, started)
@@ -191,8 +192,8 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         try:
             if connection is not None:
                 close_cursor(self._cursor)
-                if self._autocommit:
-                    _set_autocommit(connection, False)
+                if self._lock is None:
+                    _swap_autocommit(connection, self._autocommit_before)
                 connection.close()  # the pool rolls back what is still open
         finally:
             if self._lock is not None:
@@ -213,18 +214,20 @@ def close_cursor(cursor: Any) -> None:
         cursor.close()
 
 
-def _set_autocommit(connection: PoolProxiedConnection, value: bool) -> None:
-    """Say whether psycopg begins a transaction before a statement; costs no round trip.
+def _swap_autocommit(connection: PoolProxiedConnection, value: bool) -> bool:
+    """Say whether psycopg begins a transaction before a statement, and return what it did before.
 
-    A connection that was cut off in the middle of a statement is not used again.
+    Costs no round trip. A connection that was cut off in the middle of a statement is not used again.
     """
     driver: Any = connection.driver_connection
-    if driver.closed:
-        return
+    before: bool = driver.autocommit
+    if before == value or driver.closed:
+        return before
     if driver.info.transaction_status == IDLE:
         driver.autocommit = value
     else:
         connection.invalidate()
+    return before
 
 
 class ReadingTransaction(AbstractContextManager[Transaction]):
@@ -236,6 +239,7 @@ class ReadingTransaction(AbstractContextManager[Transaction]):
         self._plans = plans
         # A rollback makes psycopg forget all prepared statements: the next claim is planned anew.
         self._autocommit = engine.dialect.name == "postgresql"
+        self._autocommit_before = False
         self._connection: Optional[PoolProxiedConnection] = None
 
     def __enter__(self) -> Transaction:
@@ -245,7 +249,7 @@ class ReadingTransaction(AbstractContextManager[Transaction]):
             raise_mapped(self._engine, error)
             raise
         if self._autocommit:
-            _set_autocommit(connection, True)
+            self._autocommit_before = _swap_autocommit(connection, True)
         self._cursor = connection.cursor()
         dialect = self._engine.dialect.name
         return Transaction(self._cursor, dialect, self._now(), plans=self._plans)
@@ -259,7 +263,7 @@ class ReadingTransaction(AbstractContextManager[Transaction]):
         assert self._connection is not None
         close_cursor(self._cursor)
         if self._autocommit:
-            _set_autocommit(self._connection, False)
+            _swap_autocommit(self._connection, self._autocommit_before)
         self._connection.close()  # the pool rolls back what is open
         if error is not None:
             raise_mapped(self._engine, error)
