@@ -155,6 +155,8 @@ def test_the_id_of_an_ended_job_stays_taken(backend: Backend, status: str) -> No
         ({"timeout_seconds": 0}, "timeout_seconds"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds"),
         ({"timeout_seconds": float("inf")}, "timeout_seconds"),
+        ({"timeout_seconds": 2**63}, "timeout_seconds 9223372036854775808"),
+        ({"timeout_seconds": 10**400}, "timeout_seconds 1000"),
         ({"timeout_seconds": "1"}, "timeout_seconds '1'"),
         ({"timeout_seconds": True}, "timeout_seconds True"),
         ({"idempotency_key": ""}, "idempotency_key"),

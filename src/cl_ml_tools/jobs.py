@@ -118,13 +118,15 @@ def check_available_at(available_at: Optional[int]) -> None:
 
 
 def check_timeout_seconds(timeout_seconds: Optional[float]) -> None:
-    """Raise `ValueError` unless `timeout_seconds` is a number above 0, or `None`."""
+    """Raise `ValueError` unless `timeout_seconds` is a number between 0 and 2**53, or `None`."""
     if timeout_seconds is not None and (
         isinstance(timeout_seconds, bool)
         or not isinstance(timeout_seconds, (int, float))
-        or not 0 < timeout_seconds < float("inf")
+        or not 0 < timeout_seconds < 2**53
     ):
-        raise ValueError(f"timeout_seconds {timeout_seconds!r} is not a number above 0")
+        raise ValueError(
+            f"timeout_seconds {timeout_seconds!r:.40} is not a number between 0 and 2**53"
+        )
 
 
 def check_text(name: str, text: Optional[str]) -> None:
