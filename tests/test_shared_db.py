@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
 
 from cl_ml_tools import Job, JobRepository, NoOpBroadcaster, get_broadcaster
@@ -151,13 +151,23 @@ def test_started_at_is_set_once(sql: Backend) -> None:
     assert row_of(sql.engine, job_id).started_at == first == sql.clock.ms - 5000
 
 
-def test_in_memory_starts_no_thread(repository: SQLAlchemyJobRepository) -> None:
+@pytest.mark.parametrize(
+    "name", [":memory:", "", "file::memory:?uri=true", "file:m?mode=memory&cache=shared&uri=true"]
+)
+def test_in_memory_starts_no_thread(name: str) -> None:
+    engine = create_engine(
+        f"sqlite:///{name}", connect_args={"check_same_thread": False}, poolclass=StaticPool
+    )
+    Base.metadata.create_all(bind=engine)
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+    repository.broadcaster = RecordingBroadcaster()
     before = threading.active_count()
     repository.add_job(job())
     repository.fetch_next_job(["t"])
     repository.update_job("j", status="completed")
 
     assert threading.active_count() == before
+    engine.dispose()
 
 
 def test_deleting_removes_every_row(sql: Backend) -> None:
@@ -344,6 +354,21 @@ def test_a_factory_with_binds_of_its_own_does(engine: Engine) -> None:
         session.commit()
 
     assert repository.get_job("k") is not None
+
+
+def test_a_scoped_session_keeps_what_is_pending_in_it(engine: Engine) -> None:
+    sessions = scoped_session(sessionmaker(bind=engine))
+    sessions.add(JobRow(job_id="mine", task_type="t", created_at=1))
+    repository = SQLAlchemyJobRepository(sessions)
+    repository.broadcaster = RecordingBroadcaster()
+
+    assert repository.get_job("j") is None
+    repository.add_job(job(), session=sessions())
+    sessions.commit()
+
+    assert repository.get_job("mine") is not None
+    assert told(repository) == ["queued"]
+    sessions.remove()
 
 
 def test_a_session_that_is_bound_to_a_connection_is_joined(shared_sql: Backend) -> None:

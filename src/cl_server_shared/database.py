@@ -55,8 +55,8 @@ class Database:
     @cached_property
     def bind(self) -> Any:
         """The engine, or the connection, that the session factory is bound to."""
-        with self._session_factory() as session:
-            return session.get_bind(QueueEntry)
+        # Not closed: it has begun nothing, and a `scoped_session` returns the one that its owner uses.
+        return self._session_factory().get_bind(QueueEntry)
 
     @cached_property
     def dialect(self) -> str:
@@ -70,7 +70,9 @@ class Database:
         url = self.bind.engine.url
         database = url.database or ""
         return self.dialect == "sqlite" and (
-            database in ("", ":memory:") or "mode=memory" in str(url)
+            database in ("", ":memory:")
+            or database.startswith("file::memory:")
+            or "mode=memory" in str(url)
         )
 
     def now(self) -> Optional[int]:
