@@ -260,6 +260,7 @@ def test_a_postponed_job_is_1_and_costs_no_attempt(place: Workplace) -> None:
         ("os._exit(0)", "the module ended its process, with exit code 0"),
         ("raise KeyboardInterrupt", "the module ended with KeyboardInterrupt()"),
         ("raise GeneratorExit('x')", "the module ended with GeneratorExit('x')"),
+        ("raise BaseException('x')", "the module ended with BaseException('x')"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"),
         ("import ctypes; ctypes.string_at(0)", "killed by SIGSEGV"),
         # What the module forked lives on, and holds whatever was open.
@@ -375,6 +376,28 @@ def test_a_job_of_another_type_is_left_alone(place: Workplace) -> None:
     assert code == 1 and "'resize'" in line and "copy, other" in line
     assert place.job.status == "queued"
     assert place.column("started_at") is None
+
+
+@pytest.mark.parametrize(
+    ("task_types", "said"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("None", "'NoneType' object is not iterable"),
+    ],
+)
+def test_a_module_that_does_not_say_what_it_runs_is_one_line(
+    place: Workplace, task_types: str, said: str
+) -> None:
+    path = place.folder / "module.py"
+    declared = 'supported_task_types = ["copy", "other"]'
+    property_ = f"supported_task_types = property(lambda self: {task_types})"
+    path.write_text(path.read_text().replace(declared, property_))
+    place.add()
+
+    code, (line,) = place.run()
+
+    assert code == 1 and "the module does not say what it runs" in line and said in line
+    assert place.job.status == "queued"
 
 
 def test_a_job_that_another_holds_is_left_alone(place: Workplace) -> None:

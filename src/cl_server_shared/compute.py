@@ -16,7 +16,7 @@ from sqlalchemy.orm import sessionmaker
 
 from cl_ml_tools import ComputeModule, MQTTBroadcaster, shutdown_broadcaster
 from cl_ml_tools.errors import ClaimLost, IllegalTransition
-from cl_ml_tools.executor import Outcome
+from cl_ml_tools.executor import Outcome, describe
 from cl_ml_tools.protocols import AttemptLog, ClaimedJob, Completion, FailureOutcome
 from cl_ml_tools.workspace import discard_attempt, publish_attempt, start_attempt
 
@@ -97,10 +97,13 @@ def _claim(repository: SQLAlchemyJobRepository, module: ComputeModule, job_id: s
     job = repository.get_job(job_id)
     if job is None:
         raise _NotRun("there is no such job")
-    if job.task_type not in module.supported_task_types:
+    try:
+        task_types = list(module.supported_task_types)
+    except Exception as error:  # a module may raise anything
+        raise _NotRun(f"the module does not say what it runs: {describe(error)}") from error
+    if job.task_type not in task_types:
         raise _NotRun(
-            f"it is of the type {job.task_type!r}; this module runs "
-            f"{', '.join(module.supported_task_types)}"
+            f"it is of the type {job.task_type!r}; this module runs {', '.join(task_types)}"
         )
     try:
         claimed = repository.claim_job(job_id)

@@ -212,7 +212,7 @@ def _attempt(module: ComputeModule, message: dict[str, Any], report: _Reporter) 
         return Outcome(ok=False, error="the module cancelled itself")
     except Terminated:
         raise
-    except (KeyboardInterrupt, GeneratorExit) as error:  # what else `execute` lets out
+    except BaseException as error:  # noqa: BLE001 - whatever else `execute` lets out has failed, too
         return Outcome(ok=False, error=f"the module ended with {error!r}")
 
 
