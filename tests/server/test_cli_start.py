@@ -276,13 +276,16 @@ def test_a_missing_extra_is_named_in_one_line(
     ]
 
 
-def test_another_package_named_cl_ml_tools_is_said_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["config", "--version"])
+def test_another_package_named_cl_ml_tools_is_said_in_one_line(
+    tmp_path: Path, command: str
+) -> None:
     foreign = tmp_path / "foreign" / "cl_ml_tools"
     foreign.mkdir(parents=True)
-    (foreign / "__init__.py").write_text("VERSION = '0.2.0'\n")
+    (foreign / "__init__.py").write_text("__version__ = '0.2.0'\n")
 
     refused = run_command(
-        "config",
+        command,
         environment={**plain_environment(tmp_path), "PYTHONPATH": str(foreign.parent)},
         cwd=tmp_path,
     )

@@ -159,7 +159,7 @@ def _show_version(as_json: bool) -> None:
     import json
     import platform
 
-    from cl_ml_tools import __version__
+    from cl_server_shared import __version__  # not of another cl_ml_tools that is in the way
 
     facts = {"version": __version__, "python": platform.python_version()}
     if as_json:
