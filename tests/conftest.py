@@ -31,7 +31,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     Without this, tests would publish to whatever listens on port 1883 of the machine.
     """
-    for name in [*Config.settings(), "ALGORITHM"]:
+    for name in Config.settings():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("BROADCAST_TYPE", "none")
     yield

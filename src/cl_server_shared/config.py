@@ -75,8 +75,20 @@ class Setting(Generic[T]):
 
     @property
     def source(self) -> str:
-        """Where the value comes from: `environment` or `default`."""
+        """Where the value comes from: `environment`, `default` or `fixed`."""
         return "environment" if os.environ.get(self.name) else "default"
+
+
+class FixedSetting(Setting[T]):
+    """A value that no variable changes, listed beside those that one does."""
+
+    def __init__(self, value: T, description: str) -> None:
+        super().__init__(lambda _: value, value, description)
+
+    @property
+    def source(self) -> str:
+        """Always `fixed`."""
+        return "fixed"
 
 
 def _text(text: str) -> str:
@@ -257,7 +269,7 @@ class Config:
     PUBLIC_KEY_PATH = Setting(
         _path, _below_server_dir("public_key.pem"), "The key that verifies tokens."
     )
-    ALGORITHM = "ES256"
+    ALGORITHM = FixedSetting("ES256", "How tokens are signed.")
     ACCESS_TOKEN_EXPIRE_MINUTES = Setting(
         _whole_number(1), 30, "How long an access token lives, in minutes."
     )
