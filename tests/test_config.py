@@ -115,6 +115,13 @@ def test_a_directory_that_is_not_there_is_named(
         value_of(name)
 
 
+def test_a_directory_that_cannot_be_looked_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CL_SERVER_DIR", "/" + "x" * 300)
+
+    with pytest.raises(ValueError, match=r"^CL_SERVER_DIR='/x.*expected a directory that exists"):
+        _ = Config.CL_SERVER_DIR
+
+
 def test_a_file_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("CL_SERVER_DIR", str(tmp_path / "file"))

@@ -162,7 +162,11 @@ def _path_list(text: str) -> list[str]:
 
 def _server_dir(text: str) -> str:
     path = Path(text)
-    if not path.is_dir():
+    try:
+        exists = path.is_dir()
+    except OSError as error:  # it lies where we may not look, or its name is too long
+        raise ValueError(f"expected a directory that exists: {error.strerror}") from error
+    if not exists:
         raise ValueError("expected a directory that exists")
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError("expected a directory that is writable")
