@@ -50,7 +50,7 @@ if hasattr(os, "register_at_fork"):
 class EventPublisher(Protocol):
     """Whatever events are published with: a broadcaster, or a test's own object."""
 
-    def publish_event(self, topic: str, payload: str, qos: int = 1) -> Any:
+    def publish_event(self, topic: str, payload: str, qos: int) -> Any:
         """Hand one message over; False where it was not taken."""
         ...
 
