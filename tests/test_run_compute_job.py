@@ -410,11 +410,12 @@ def test_a_job_that_another_holds_is_left_alone(place: Workplace) -> None:
     complete(place.repository, claimed.claim, {})
 
 
-def test_an_unknown_job_is_1(place: Workplace) -> None:
-    code, (line,) = place.run("--job-id", "nobody")
+@pytest.mark.parametrize(("job_id", "said"), [("nobody", "nobody"), ("no\nbody", "no body")])
+def test_an_unknown_job_is_1(place: Workplace, job_id: str, said: str) -> None:
+    code, (line,) = place.run("--job-id", job_id)
 
     assert code == 1
-    assert line == "job nobody: there is no such job"
+    assert line == f"job {said}: there is no such job"
 
 
 @pytest.mark.parametrize("arguments", [["--job"], ["--nonsense", "x"], ["--job-id"], ["j"]])

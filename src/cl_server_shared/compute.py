@@ -69,7 +69,7 @@ def run_compute_job(module: ComputeModule, argv: Optional[Sequence[str]] = None)
     finally:
         shutdown_broadcaster()
     if problem is not None:
-        print(f"job {arguments.job_id}: {' '.join(problem.split())}", file=sys.stderr)
+        print(" ".join(f"job {arguments.job_id}: {problem}".split()), file=sys.stderr)
     sys.exit(COMPLETED if problem is None else NOT_COMPLETED)
 
 
