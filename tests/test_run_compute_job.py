@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 from broker_process import BrokerProcess, free_port
 from cl_ml_tools import Job, MQTTBroadcaster
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
+from cl_server_shared.control import JobControl
 from cl_server_shared.models import Base
 from job_backends import complete, engine_for, wait_until
 
@@ -68,6 +69,7 @@ class Workplace:
     folder: Path
     repository: SQLAlchemyJobRepository
     storage: FileStorageService
+    sessions: sessionmaker[Session]
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def add(self, code: str = "", task_type: str = "copy", **options: Any) -> str:
@@ -143,8 +145,10 @@ def place(tmp_path: Path, server_dir: Path) -> Iterator[Workplace]:
     (tmp_path / "module.py").write_text(MODULE)
     engine = engine_for(f"sqlite:///{server_dir}/media_store.db")
     Base.metadata.create_all(engine)
-    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
-    workplace = Workplace(tmp_path, repository, FileStorageService(server_dir / "compute"))
+    sessions = sessionmaker(bind=engine)
+    repository = SQLAlchemyJobRepository(sessions)
+    storage = FileStorageService(server_dir / "compute")
+    workplace = Workplace(tmp_path, repository, storage, sessions)
     yield workplace
     for process in workplace.processes:
         process.kill()
@@ -323,6 +327,21 @@ def test_the_last_progress_is_written_however_fast_it_came(place: Workplace) -> 
     wait_until(lambda: place.job.progress == 42, "the last progress is written")
     (place.folder / "go").touch()
     assert place.end(process) == (0, [])
+
+
+@pytest.mark.parametrize("first", ["", "progress_callback(7)\n"], ids=["silent", "with progress"])
+def test_a_job_that_is_cancelled_ends_so_and_is_1(place: Workplace, first: str) -> None:
+    place.add(f"{first}say_running()\nwait_for('never')")
+    process = place.start("--job-id", "j")
+    child = place.wait_running()
+
+    assert JobControl(place.sessions).cancel_job("j") == "processing"
+
+    assert place.end(process) == (1, ["job j: it was cancelled"])
+    assert place.job.status == "cancelled"
+    assert place.attempt()["outcome"] == "cancelled"
+    assert not is_running(child)
+    assert not (place.storage.get_job_path("j") / "attempts" / "1").exists()
 
 
 def test_parameters_are_checked_before_anything_runs(place: Workplace) -> None:

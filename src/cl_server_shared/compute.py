@@ -10,6 +10,8 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn, Optional
 
 from sqlalchemy.orm import sessionmaker
@@ -31,7 +33,7 @@ __all__ = ["run_compute_job"]
 
 COMPLETED, NOT_COMPLETED = 0, 1
 
-# How often progress is written at most; the last one always is.
+# How often progress is written at most, the last one always; and the job looked at.
 PROGRESS_INTERVAL_SECONDS = 0.25
 
 # How long the broker may keep the process: to connect before it starts, to acknowledge at its end.
@@ -44,6 +46,10 @@ _TAKEN_AWAY = "it was taken away: the lease ran out, or it was deleted"
 
 class _NotRun(Exception):
     """Nothing was changed; says why."""
+
+
+class _Cancelled(Exception):
+    """Somebody wants the job cancelled."""
 
 
 def run_compute_job(module: ComputeModule, argv: Optional[Sequence[str]] = None) -> NoReturn:
@@ -123,17 +129,8 @@ def _run_claimed(
         claimed.job.job_id
     )
     output_path = start_attempt(job_path, claimed.attempt)
-    started_at = time.time_ns() // 1_000_000
     try:
-        outcome = process.run(
-            claimed.job,
-            job_path=job_path,
-            output_path=output_path,
-            timeout_seconds=claimed.timeout_seconds or Config.WORKER_JOB_TIMEOUT_SECONDS,
-            on_progress=_Progress(repository, claimed),
-        )
-        log = AttemptLog(started_at=started_at, traceback=outcome.traceback)
-        problem = _record(repository, claimed, outcome, process.failure, log)
+        problem = _attempt(repository, process, claimed, job_path, output_path)
     except ClaimLost:
         problem = _TAKEN_AWAY
     except Terminated:
@@ -148,6 +145,29 @@ def _run_claimed(
     else:
         discard_attempt(job_path, claimed.attempt)
     return problem
+
+
+def _attempt(
+    repository: SQLAlchemyJobRepository,
+    process: ModuleProcess,
+    claimed: ClaimedJob,
+    job_path: Path,
+    output_path: Path,
+) -> Optional[str]:
+    started_at = time.time_ns() // 1_000_000
+    try:
+        outcome = process.run(
+            claimed.job,
+            job_path=job_path,
+            output_path=output_path,
+            timeout_seconds=claimed.timeout_seconds or Config.WORKER_JOB_TIMEOUT_SECONDS,
+            on_look=_Overseer(repository, claimed),
+        )
+    except _Cancelled:
+        repository.end_cancelled_job(claimed.claim, log=AttemptLog(started_at=started_at))
+        return "it was cancelled"
+    log = AttemptLog(started_at=started_at, traceback=outcome.traceback)
+    return _record(repository, claimed, outcome, process.failure, log)
 
 
 def _record(
@@ -172,19 +192,27 @@ def _record(
     return f"{error} (to be run again: {left} left)" if status == "queued" else error
 
 
-class _Progress:
-    """Writes a job's progress, a few times a second at most, and the last of them always."""
+class _Overseer:
+    """Writes a job's progress, a few times a second at most, and sees whether it is cancelled."""
 
     def __init__(self, repository: SQLAlchemyJobRepository, claimed: ClaimedJob) -> None:
         self._repository = repository
         self._claimed = claimed
         self._written: Optional[int] = None
-        self._written_at = float("-inf")
+        self._written_at = self._looked_at = float("-inf")
 
-    def __call__(self, progress: int) -> None:
+    def __call__(self, progress: Optional[int]) -> None:
         now = time.monotonic()
-        too_soon = progress < 100 and now - self._written_at < PROGRESS_INTERVAL_SECONDS
-        if progress == self._written or too_soon:
+        if now - self._looked_at >= PROGRESS_INTERVAL_SECONDS:
+            self._looked_at = now
+            self._raise_if_cancelled()
+        too_soon = progress != 100 and now - self._written_at < PROGRESS_INTERVAL_SECONDS
+        if progress is None or progress == self._written or too_soon:
             return
         self._written, self._written_at = progress, now
         self._repository.report_progress(self._claimed.claim, progress)
+
+    def _raise_if_cancelled(self) -> None:
+        with suppress(SharedError):  # the database is away: asked again soon
+            if self._claimed.claim in self._repository.cancel_requests():
+                raise _Cancelled

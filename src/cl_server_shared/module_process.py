@@ -98,7 +98,7 @@ class ModuleProcess:
         job_path: Path,
         output_path: Path,
         timeout_seconds: float,
-        on_progress: Callable[[int], None],
+        on_look: Callable[[Optional[int]], None],
     ) -> Outcome:
         """Run one attempt; the process has ended when this returns or raises.
 
@@ -107,18 +107,18 @@ class ModuleProcess:
             job_path: Its workspace.
             output_path: The folder of this attempt.
             timeout_seconds: How long it may take.
-            on_progress: Takes 0 to 100, and the last of it again every now and then.
+            on_look: Called every now and then, with the last progress, 0 to 100, or `None`.
 
         Raises:
             Terminated: A signal ended the child, or this process.
-            Exception: Whatever `on_progress` raises.
+            Exception: Whatever `on_look` raises.
         """
         try:
             self._started = True
             paths = {"job_path": str(job_path), "output_path": str(output_path)}
             with contextlib.suppress(BrokenPipeError):  # it has ended already
                 _send(self._connection, job=job.model_dump(mode="json"), **paths)
-            outcome = self._listen(timeout_seconds, on_progress)
+            outcome = self._listen(timeout_seconds, on_look)
         finally:
             self._end()
         if outcome is None:
@@ -127,7 +127,7 @@ class ModuleProcess:
         return outcome
 
     def _listen(
-        self, timeout_seconds: float, on_progress: Callable[[int], None]
+        self, timeout_seconds: float, on_look: Callable[[Optional[int]], None]
     ) -> Optional[Outcome]:
         """Return the outcome, or `None` where the child ended without one."""
         give_up = time.monotonic() + timeout_seconds
@@ -154,8 +154,7 @@ class ModuleProcess:
                 self.failure = "timeout"
                 error = f"it took longer than the {timeout_seconds:g} seconds that it may take"
                 return Outcome(ok=False, error=error)
-            if progress is not None:
-                on_progress(progress)
+            on_look(progress)
         return None
 
     def _end(self) -> None:
