@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from broker_process import BrokerProcess, free_port
 from cl_ml_tools import Job, MQTTBroadcaster
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
 from cl_server_shared.control import JobControl
+from cl_server_shared.engine import BUSY_TIMEOUT_MS
 from cl_server_shared.models import Base
 from job_backends import complete, engine_for, wait_until
 
@@ -326,6 +328,23 @@ def test_the_last_progress_is_written_however_fast_it_came(place: Workplace) -> 
 
     wait_until(lambda: place.job.progress == 42, "the last progress is written")
     (place.folder / "go").touch()
+    assert place.end(process) == (0, [])
+
+
+@pytest.mark.long  # as long as a writer waits for the lock
+def test_a_lock_that_is_held_for_too_long_costs_no_attempt(place: Workplace) -> None:
+    place.add("say_running()\nwait_for('go')\nprogress_callback(7)\nwait_for('late')")
+    process = place.start("--job-id", "j")
+    place.wait_running()
+    with sqlite3.connect(place.folder / "cl-server" / "media_store.db") as other:
+        other.execute("BEGIN IMMEDIATE")
+        (place.folder / "go").touch()
+        time.sleep(BUSY_TIMEOUT_MS / 1000 + 1)
+        other.rollback()
+    other.close()
+
+    wait_until(lambda: place.job.progress == 7, "the progress is written all the same")
+    (place.folder / "late").touch()
     assert place.end(process) == (0, [])
 
 

@@ -202,17 +202,21 @@ class _Overseer:
         self._written_at = self._looked_at = float("-inf")
 
     def __call__(self, progress: Optional[int]) -> None:
-        now = time.monotonic()
+        with suppress(SharedError):  # the database is away, or locked: both are tried again soon
+            now = time.monotonic()
+            self._look(now)
+            self._write(progress, now)
+
+    def _look(self, now: float) -> None:
         if now - self._looked_at >= PROGRESS_INTERVAL_SECONDS:
             self._looked_at = now
-            self._raise_if_cancelled()
+            if self._claimed.claim in self._repository.cancel_requests():
+                raise _Cancelled
+
+    def _write(self, progress: Optional[int], now: float) -> None:
         too_soon = progress != 100 and now - self._written_at < PROGRESS_INTERVAL_SECONDS
         if progress is None or progress == self._written or too_soon:
             return
-        self._written, self._written_at = progress, now
+        self._written_at = now
         self._repository.report_progress(self._claimed.claim, progress)
-
-    def _raise_if_cancelled(self) -> None:
-        with suppress(SharedError):  # the database is away: asked again soon
-            if self._claimed.claim in self._repository.cancel_requests():
-                raise _Cancelled
+        self._written = progress
