@@ -641,6 +641,24 @@ def test_a_pool_that_keeps_no_connection_does(postgresql_url: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize("use", ["get_job", "delete_job"])
+def test_a_connection_that_is_lost_is_told_once(
+    postgresql_url: str, use: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine(postgresql_url, pool_size=1)
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+    with engine.connect() as connection:
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with create_engine(postgresql_url, poolclass=NullPool).connect() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+
+    with pytest.raises(DatabaseUnavailable):
+        getattr(repository, use)("j")
+    assert caplog.records == []  # the pool's own would be a traceback
+    getattr(repository, use)("j")
+    engine.dispose()
+
+
 def test_an_engine_that_commits_by_itself_keeps_to_it(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

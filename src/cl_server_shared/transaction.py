@@ -193,7 +193,7 @@ class EngineTransaction(AbstractContextManager[Transaction]):
             if connection is not None:
                 close_cursor(self._cursor)
                 if self._lock is None:
-                    _swap_autocommit(connection, self._autocommit_before)
+                    _leave(connection, self._autocommit_before)
                 connection.close()  # the pool rolls back what is still open
         finally:
             if self._lock is not None:
@@ -230,6 +230,14 @@ def _swap_autocommit(connection: PoolProxiedConnection, value: bool) -> bool:
     return before
 
 
+def _leave(connection: PoolProxiedConnection, autocommit_before: bool) -> None:
+    """Put a connection's autocommit back; one that is lost the pool forgets, and does not reset."""
+    _swap_autocommit(connection, autocommit_before)
+    driver: Any = connection.driver_connection
+    if connection.is_valid and driver.closed:
+        connection.invalidate()
+
+
 class ReadingTransaction(AbstractContextManager[Transaction]):
     """A transaction on a connection of an engine's pool that only reads; it waits for nobody."""
 
@@ -263,7 +271,7 @@ class ReadingTransaction(AbstractContextManager[Transaction]):
         assert self._connection is not None
         close_cursor(self._cursor)
         if self._autocommit:
-            _swap_autocommit(self._connection, self._autocommit_before)
+            _leave(self._connection, self._autocommit_before)
         self._connection.close()  # the pool rolls back what is open
         if error is not None:
             raise_mapped(self._engine, error)
