@@ -331,6 +331,48 @@ def test_the_last_progress_is_written_however_fast_it_came(place: Workplace) -> 
     assert place.end(process) == (0, [])
 
 
+# The connection is cut off once, after the commit of the completion or before it.
+CUT_OFF = """
+from cl_server_shared.errors import DatabaseUnavailable
+from cl_server_shared.sql import outcomes
+from cl_server_shared.transaction import EngineTransaction
+
+complete, leave = outcomes.complete, EngineTransaction.__exit__
+completing = []
+
+def note(transaction, completions):
+    completing.append(True)
+    if {before} and len(completing) == 1:
+        raise sqlite3.OperationalError("cut off")
+    return complete(transaction, completions)
+
+def cut_off(self, *error):
+    leave(self, *error)
+    if not {before} and len(completing) == 1:
+        completing.append(True)
+        raise DatabaseUnavailable("cut off")
+
+outcomes.complete, EngineTransaction.__exit__ = note, cut_off
+"""
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the commit", "after the commit"])
+def test_a_completion_whose_answer_is_lost_is_asked_for_again(
+    place: Workplace, before: bool
+) -> None:
+    path = place.folder / "module.py"
+    path.write_text("import sqlite3\n" + CUT_OFF.format(before=before) + path.read_text())
+    place.add(
+        "pathlib.Path(params['output_paths'][0]).write_text('result')",
+        params={"output_paths": ["output/a.txt"]},
+    )
+
+    assert place.run() == (0, [])
+
+    assert place.job.status == "completed"
+    assert (place.storage.get_output_path("j") / "a.txt").read_text() == "result"
+
+
 @pytest.mark.long  # as long as a writer waits for the lock
 def test_a_lock_that_is_held_for_too_long_costs_no_attempt(place: Workplace) -> None:
     place.add("say_running()\nwait_for('go')\nprogress_callback(7)\nwait_for('late')")

@@ -24,7 +24,7 @@ from cl_ml_tools.workspace import discard_attempt, publish_attempt, start_attemp
 
 from .config import Config
 from .engine import create_database_engine
-from .errors import DatabaseUnavailable, SharedError
+from .errors import DatabaseBusy, DatabaseUnavailable, SharedError
 from .file_storage import FileStorageService
 from .module_process import ModuleProcess, Terminated, raise_on_signals
 from .shared_db import SQLAlchemyJobRepository
@@ -36,10 +36,17 @@ COMPLETED, NOT_COMPLETED = 0, 1
 # How often progress is written at most, the last one always; and the job looked at.
 PROGRESS_INTERVAL_SECONDS = 0.25
 
+# How long, and how often, to ask for a completion that the database does not answer. The work is
+# done: it is worth half a lease.
+ASKING_SECONDS = 30.0
+ASK_AGAIN_SECONDS = 0.5
+
 # How long the broker may keep the process: to connect before it starts, to acknowledge at its end.
 CONNECT_SECONDS = 0.5
 FLUSH_SECONDS = 2.0
 
+# Whether what was asked for was done is not known.
+_NO_ANSWER = (DatabaseBusy, DatabaseUnavailable)
 
 _TAKEN_AWAY = "it was taken away: the lease ran out, or it was deleted"
 
@@ -137,6 +144,8 @@ def _run_claimed(
         taken_away = repository.give_back_jobs([claimed.claim])
         ended = _TAKEN_AWAY if taken_away else "the job was given back"
         problem = f"ended by a signal; {ended}"
+    except _NO_ANSWER:  # it may be completed: then whoever reads its output next publishes it
+        raise
     except BaseException:  # raised again: whatever happens, no half-written output stays
         discard_attempt(job_path, claimed.attempt)
         raise
@@ -178,8 +187,7 @@ def _record(
     log: AttemptLog,
 ) -> Optional[str]:
     if outcome.ok:
-        if repository.complete_jobs([Completion(claimed.claim, outcome.task_output)]):
-            raise ClaimLost(claimed.job.job_id)
+        _complete(repository, Completion(claimed.claim, outcome.task_output))
         return None
     error = outcome.error or "the module gave no reason"
     if outcome.delay_seconds is not None:
@@ -190,6 +198,22 @@ def _record(
     )
     left = claimed.max_retries - claimed.attempt + 1
     return f"{error} (to be run again: {left} left)" if status == "queued" else error
+
+
+def _complete(repository: SQLAlchemyJobRepository, completion: Completion) -> None:
+    """End the job as completed; asked again where the database did not answer, or the answer was lost."""
+    give_up = time.monotonic() + ASKING_SECONDS
+    while True:
+        try:
+            refused = repository.complete_jobs([completion])
+        except _NO_ANSWER:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(ASK_AGAIN_SECONDS)
+        else:
+            break
+    if refused:
+        raise ClaimLost(completion.claim.job_id)
 
 
 class _Overseer:
