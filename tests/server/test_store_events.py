@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,20 @@ def test_a_silent_stream_says_that_it_lives(
     with following(store, store.ann) as reader:
         assert reader.next() == (None, None)
         assert reader.next() == (None, None)
+
+
+def test_a_stream_says_that_it_lives_also_while_others_have_news(
+    store: RunningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(event_stream, "COMMENT_SECONDS", 0.5)
+    with following(store, store.bob) as reader, ThreadPoolExecutor(1) as pool:
+        comment = pool.submit(reader.next)
+        give_up = time.monotonic() + 8
+        while not comment.done() and time.monotonic() < give_up:
+            store.add_job()
+        assert comment.done()
+        assert comment.result() == (None, None)
 
 
 def test_streams_end_at_once_when_the_service_stops(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +133,7 @@ class EventFeed:
 
     async def _follow(self, stream: _Stream) -> AsyncIterator[str]:
         yield ": connected\n\n"
+        comment_at = time.monotonic() + COMMENT_SECONDS
         with self._joined(stream):
             while not self._stopping:
                 stream.woken.clear()
@@ -142,8 +143,10 @@ class EventFeed:
                 for item in progress.values():
                     if item.job_id not in stream.ended:
                         yield f"data: {to_json(_progress_event(item))}\n\n"
-                if not await self._woken(stream):
+                await self._woken(stream, comment_at)
+                if time.monotonic() >= comment_at:
                     yield ": still here\n\n"
+                    comment_at = time.monotonic() + COMMENT_SECONDS
 
     async def _new_events(self, stream: _Stream) -> AsyncIterator[str]:
         """Read on from the stream's place to the end."""
@@ -175,14 +178,11 @@ class EventFeed:
                 logger.warning("a stream of events waits for the database: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _woken(self, stream: _Stream) -> bool:
-        """Wait for news; False where there was none for so long that it is time for a comment."""
-        try:
-            async with asyncio.timeout(COMMENT_SECONDS):
+    async def _woken(self, stream: _Stream, until: float) -> None:
+        """Wait for news, which may be of others' jobs, until it is time for a comment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(until - time.monotonic()):
                 await stream.woken.wait()
-        except TimeoutError:
-            return False
-        return True
 
     @contextmanager
     def _joined(self, stream: _Stream) -> Iterator[None]:
