@@ -91,6 +91,16 @@ def test_each_step_of_a_job_is_told_in_order(store: RunningStore) -> None:
     assert events[-1]["progress"] == 100
 
 
+def test_the_end_of_a_job_that_is_deleted_while_it_waits_is_told(store: RunningStore) -> None:
+    with following(store, store.ann) as reader:
+        job_id = store.add_job()["job_id"]
+        deleted = store.client.delete(f"/compute/jobs/{job_id}", headers=store.ann)
+        assert deleted.status_code == 204
+        events = [reader.next_event() for _ in range(2)]
+    assert [event["event_type"] for event in events] == ["queued", "cancelled"]
+    assert {event["job_id"] for event in events} == {job_id}
+
+
 def test_a_stream_without_a_place_begins_now(store: RunningStore) -> None:
     store.add_job()
     with following(store, store.ann) as reader:

@@ -16,7 +16,7 @@ from cl_ml_tools.errors import IllegalTransition
 from cl_server.http.access import Identity
 from cl_server.http.errors import Conflict, NotFound
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
-from cl_server_shared.control import JobControl
+from cl_server_shared.control import CANCELLABLE_STATUSES, JobControl
 from cl_server_shared.errors import UnknownJob
 from cl_server_shared.ids import new_job_id
 
@@ -51,6 +51,10 @@ LIST_READ_BYTES = 64 * 1024**2
 
 # How often a request that waits for a job's end looks: a worker ends it within about a second.
 LOOK_SECONDS = 0.1
+
+# A job's events are deleted with it. One that was ended for that is kept so long that the streams of
+# every store have told of its end: each looks ten times a second.
+TELLING_SECONDS = 0.5
 
 
 class JobService:
@@ -224,7 +228,7 @@ class JobService:
             NotFound: There is none that this user may see.
             Conflict: It runs and did not end in time; it has been asked to.
         """
-        await run_in_threadpool(self._get, job_id, identity)
+        found = await run_in_threadpool(self._get, job_id, identity)
         give_up = time.monotonic() + self._cancel_wait_seconds
         while not await run_in_threadpool(self._ends_now, job_id):
             if time.monotonic() >= give_up:
@@ -232,6 +236,8 @@ class JobService:
                     f"job {job_id} runs: it has been asked to end; delete it once it has ended"
                 )
             await anyio.sleep(LOOK_SECONDS)
+        if found.job.status in CANCELLABLE_STATUSES:
+            await anyio.sleep(TELLING_SECONDS)
         await run_in_threadpool(self._repository.delete_job, job_id)
         await run_in_threadpool(self._storage.cleanup_job, job_id)
 
