@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -81,6 +82,34 @@ def test_a_signal_ends_every_service_and_its_streams(number: signal.Signals) -> 
         assert time.monotonic() - began < 6
         assert output.split() == ["stopped", "stopped", "end"]
         assert process.returncode == 0
+
+
+def test_what_is_no_http_is_told_as_every_other_error() -> None:
+    with two_services() as (_, urls):
+        for sent in (
+            b"NONSENSE\r\n\r\n",
+            b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /\xff HTTP/1.1\r\n\r\n",
+        ):
+            head, _, body = answer_to(urls[0], sent).partition(b"\r\n\r\n")
+            status, *headers = head.decode().split("\r\n")
+            assert status == "HTTP/1.1 400 Bad Request"
+            assert {
+                "content-type: application/problem+json",
+                f"content-length: {len(body)}",
+                "connection: close",
+            } <= set(headers)
+            problem = json.loads(body)
+            assert {"type", "title", "status", "detail"} == problem.keys()
+            assert problem["status"] == 400
+
+
+def answer_to(url: str, sent: bytes) -> bytes:
+    """What comes back before the connection is closed."""
+    address = httpx2.URL(url)
+    with socket.create_connection((address.host, address.port), timeout=10) as connection:
+        connection.sendall(sent)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 @pytest.mark.long
