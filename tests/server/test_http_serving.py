@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +40,12 @@ async def endless(request: Request) -> StreamingResponse:
         await request.app.state.stopping.wait()
         yield b"ended\\n"
     return StreamingResponse(lines())
+
+@router.get("/silent")
+@requires(ANYONE)
+async def silent() -> None:
+    tell("asked")
+    await asyncio.sleep(3600)
 
 @router.get("/stuck")
 @requires(ANYONE)
@@ -123,6 +130,20 @@ def test_what_does_not_end_is_cut_off_within_seven_seconds() -> None:
             output, _ = process.communicate(timeout=15)
         assert time.monotonic() - began < 7
         assert output.split() == ["stopped", "stopped", "end"]
+
+
+@pytest.mark.long
+def test_who_has_no_answer_yet_when_the_service_stops_is_told_to_come_again() -> None:
+    with two_services() as (process, urls), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx2.get, f"{urls[0]}/silent", timeout=20)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)
+        answer = asked.result(15)
+        process.communicate(timeout=15)
+    assert (answer.status_code, answer.json()["status"]) == (503, 503)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["retry-after"]
 
 
 def test_a_second_signal_does_not_wait() -> None:

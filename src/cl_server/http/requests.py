@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cl_server.logs import bind_log_context
 
 from .error_pages import problem_response
-from .errors import Problem
+from .errors import Problem, Unavailable
 
 __all__ = ["ObserveRequest", "RequestLayer"]
 
@@ -81,6 +81,9 @@ class RequestLayer:
             if not scope["app"].state.stopping.is_set():
                 raise
             logger.warning("a request was cut off: the service stops")
+            if status is None:
+                answer = problem_response(Unavailable("the service stops: try again later"))
+                await answer(scope, receive, send_with_id)
         except Exception:  # the outermost place: nothing may go unanswered
             logger.exception("a request failed unexpectedly")
             if status is None:
