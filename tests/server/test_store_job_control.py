@@ -193,6 +193,13 @@ def test_a_bulk_request_must_say_what_it_means(store: RunningStore) -> None:
     assert wrong_values(post(store, path, action="retry", mine=True, cursor=True)) == ["cursor"]
 
 
+def test_a_misspelt_filter_changes_no_job(store: RunningStore) -> None:
+    job_id = store.add_job()["job_id"]
+    answer = post(store, "/compute/bulk", action="cancel", mine=True, task_typ="none")
+    assert wrong_values(answer) == ["task_typ"]
+    assert status_of(store, job_id) == "queued"
+
+
 # Attempts
 
 
@@ -263,6 +270,7 @@ def test_wrong_settings_are_refused(store: RunningStore) -> None:
         assert wrong_values(put_task(store, "t", max_running=wrong)) == ["max_running"]
     assert wrong_values(put_task(store, "t", reason="why")) == ["reason"]
     assert wrong_values(put_task(store, "t", paused="maybe")) == ["paused"]
+    assert wrong_values(put_task(store, "t", max_runing=2)) == ["max_runing"]
     assert wrong_values(put_task(store, "x" * 256, paused=True)) == ["task_type"]
 
 

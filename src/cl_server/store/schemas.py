@@ -94,7 +94,9 @@ Reason = Annotated[
 
 
 class _SentFields(BaseModel):
-    """A body of fields, in which `true` is no number."""
+    """A body of fields, in which `true` is no number and a misspelt name is not overlooked."""
+
+    model_config = ConfigDict(extra="forbid")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -117,8 +119,6 @@ class ServiceState(BaseModel):
 
 class NewEntityFields(_SentFields):
     """The fields of a new entity, beside its file."""
-
-    model_config = ConfigDict(extra="forbid")
 
     is_collection: bool
     label: Label | None = None
