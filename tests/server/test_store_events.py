@@ -150,6 +150,11 @@ def test_one_sees_ones_own_jobs_and_an_admin_all(store: RunningStore) -> None:
         "ann": (store.ann, "", [mine, third]),
         "bob": (store.bob, "", [other]),
         "admin": (store.admin, "", [mine, other, third]),
+        "by permission": (
+            store.signer.bearer("9", "ai_inference_support", "admin"),
+            "",
+            [mine, other, third],
+        ),
         "one job": (store.admin, f"?job_id={other}", [other]),
     }
     for who, query, jobs in expected.values():

@@ -93,6 +93,11 @@ class Identity:
         """Return whether this permission is among what they may do."""
         return self.is_admin or not self.permissions.isdisjoint({permission, EVERYTHING})
 
+    @property
+    def may_administer(self) -> bool:
+        """Whether they are an admin: as a user, or by the permission of that name."""
+        return self.has(ADMIN)
+
 
 # Everyone is this one while AUTH_DISABLED holds. No user has the id 0.
 OPERATOR = Identity("0", frozenset({EVERYTHING}), is_admin=True, client_id="auth-disabled")

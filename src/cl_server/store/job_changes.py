@@ -63,7 +63,7 @@ def _filter(fields: JobChangeFields, identity: Identity) -> JobFilter | None:
         raise wrong_field("everything", "nothing narrows the jobs down: set this to mean all")
     if fields.created_by not in (None, wanted.created_by):
         return None
-    if identity.is_admin:
+    if identity.may_administer:
         return wanted
     if fields.created_by not in (None, identity.sub):
         return None

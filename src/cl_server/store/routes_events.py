@@ -49,7 +49,7 @@ def event_routes(feed: EventFeed, jobs: JobService) -> APIRouter:
         """Follow what happens to jobs: one's own, an admin everybody's."""
         if job_id is not None:
             await run_in_threadpool(jobs.check_visible, job_id, identity)
-        wanted = EventFilter(job_id, None if identity.is_admin else identity.sub)
+        wanted = EventFilter(job_id, None if identity.may_administer else identity.sub)
         return StreamingResponse(
             await feed.open(wanted, last_event_id),
             media_type="text/event-stream",

@@ -148,7 +148,7 @@ class JobService:
             before_id: Only those behind this place, the last page's `next_cursor`.
         """
         self._folder.check()
-        if not identity.is_admin:
+        if not identity.may_administer:
             if created_by not in (None, identity.sub):
                 return JobPage(items=[], next_cursor=None)
             created_by = identity.sub
@@ -261,7 +261,7 @@ class JobService:
     def _get(self, job_id: str, identity: Identity) -> JobRecord:
         self._folder.check()  # without its disk every job would look as if it had no files
         record = self._reader.get_job(job_id)
-        if record is None or not (identity.is_admin or record.job.created_by == identity.sub):
+        if record is None or not (identity.may_administer or record.job.created_by == identity.sub):
             raise NotFound(f"there is no job {job_id!r}")
         return record
 
