@@ -12,7 +12,7 @@ import pytest
 from auth_harness import assert_problem
 from fastapi import APIRouter
 from http_harness import small_service
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.testclient import TestClient
 
 from cl_server.http.access import ANYONE, requires
@@ -65,7 +65,20 @@ def some_routes() -> APIRouter:
     def pages(page: PageQuery, total: int) -> tuple[int, Pagination]:
         return page.offset, paginate(page, total)
 
+    @router.get("/pages/all")
+    @requires(ANYONE)
+    def all_pages() -> None: ...
+
+    @router.get("/pages/{number}")
+    @router.delete("/pages/{number}")
+    @requires(ANYONE)
+    def one_page(number: Annotated[str, AfterValidator(refuse)]) -> None: ...
+
     return router
+
+
+def refuse(text: str) -> str:
+    raise ValueError(f"{text} is not a number")
 
 
 @pytest.fixture
@@ -90,6 +103,7 @@ def test_the_frameworks_own_errors_are_problems_too(
 
 def test_a_refused_method_is_answered_with_all_that_are_allowed(client: TestClient) -> None:
     assert client.put("/fields").headers["allow"] == "GET, POST"
+    assert client.put("/pages/all").headers["allow"] == "DELETE, GET"
 
 
 def test_many_wrong_values_are_listed_and_few_are_told(client: TestClient) -> None:
@@ -129,6 +143,15 @@ def test_wrong_query_values_are_each_named(client: TestClient) -> None:
         ("query", "total"),
         ("query", "page"),
         ("query", "page_size"),
+    }
+
+
+def test_what_our_own_checks_say_stands_alone(client: TestClient) -> None:
+    (error,) = assert_problem(client.get("/pages/one"), 422)["errors"]
+    assert error == {
+        "loc": ["path", "number"],
+        "msg": "one is not a number",
+        "type": "value_error",
     }
 
 

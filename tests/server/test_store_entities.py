@@ -242,6 +242,14 @@ def test_a_body_that_is_cut_off_or_no_form_is_refused(store: RunningStore) -> No
     assert store.media_files() == []
 
 
+def test_a_file_name_that_is_no_utf_8_is_told_in_our_words(store: RunningStore) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="\xe9.jpg"\r\n\r\na\r\n--b--\r\n'
+    headers = {**store.ann, "content-type": "multipart/form-data; boundary=b"}
+    problem = assert_problem(store.client.post("/entities", content=body, headers=headers), 400)
+    assert "header failed to decode" in problem["detail"]
+    assert "UnicodeDecodeError" not in problem["detail"]
+
+
 def test_entities_are_listed_newest_first_and_page_by_page(store: RunningStore) -> None:
     ids = [store.upload(b"file %d" % number).json()["id"] for number in range(5)]
 

@@ -261,6 +261,14 @@ def test_true_is_no_number(store: RunningStore, option: str, flag: bool) -> None
     assert "a number is expected, not true or false" in refused.json()["detail"]
 
 
+def test_what_a_task_says_of_a_value_stands_alone(store: RunningStore) -> None:
+    body = {"params": {"width": True, "height": 2}}
+    (_no_file, error) = assert_problem(
+        store.client.post(RESIZE, json=body, headers=store.ann), 422
+    )["errors"]
+    assert error["msg"] == "a number is expected, not true or false"
+
+
 def test_a_task_that_reads_files_needs_one(store: RunningStore) -> None:
     assert wrong_values(resize(store)) == ["file"]
     text = {"file": "not a file", "width": "1", "height": "1"}

@@ -15,7 +15,7 @@ from starlette.routing import Match
 
 from cl_server_shared.errors import DatabaseBusy, DatabaseUnavailable
 
-from .errors import Problem, Unavailable, Unprocessable, status_title
+from .errors import Problem, Unavailable, Unprocessable, as_listed, status_title
 
 __all__ = ["PROBLEM_SCHEMA", "install_error_pages", "problem_response", "problem_responses"]
 
@@ -109,24 +109,19 @@ def _allowed_methods(request: Request) -> str:
     """Every method of the path; the router only knows those of the first route that matched."""
     return ", ".join(
         sorted(
-            method
-            for route in request.app.routes
-            if route.matches(request.scope)[0] is not Match.NONE
-            for method in route.methods
+            {
+                method
+                for route in request.app.routes
+                if route.matches(request.scope)[0] is not Match.NONE
+                for method in route.methods
+            }
         )
     )
 
 
 async def _answer_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return problem_response(
-        Unprocessable(
-            [
-                {"loc": list(each["loc"]), "msg": each["msg"], "type": each["type"]}
-                for each in error.errors()
-            ]
-        )
-    )
+    return problem_response(Unprocessable(as_listed(error.errors())))
 
 
 async def _answer_database_error(_request: Request, error: Exception) -> JSONResponse:

@@ -18,7 +18,7 @@ done on the server's own machine raises some of these too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ __all__ = [
     "Unavailable",
     "Unprocessable",
     "UnsupportedMediaType",
+    "as_listed",
     "listed_problems",
     "status_title",
 ]
@@ -177,6 +178,18 @@ def listed_problems(error: ValidationError, *, within: Sequence[str]) -> list[di
         within: Where the checked object is: `("body",)`, say.
     """
     found = error.errors(include_url=False, include_context=False, include_input=False)
+    return as_listed(found, within=within)
+
+
+def as_listed(
+    found: Iterable[Mapping[str, Any]], *, within: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return pydantic's findings as a 422 lists them: `[{loc, msg, type}]`.
+
+    Args:
+        found: Each with at least these keys.
+        within: What stands before each `loc`.
+    """
     return [
         {
             "loc": [*within, *each["loc"]],

@@ -14,7 +14,7 @@ from cl_ml_tools.names import unique_path
 from cl_ml_tools.registry import validate_params
 from cl_ml_tools.workspace import check_relative_path
 from cl_server.http.access import MEDIA_READ, AccessPolicy, Identity, decide
-from cl_server.http.errors import BadRequest, Conflict, NotFound, Unprocessable
+from cl_server.http.errors import BadRequest, Conflict, NotFound, Unprocessable, as_listed
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
 
 from .job_files import JobFiles, ReadAllowance
@@ -195,7 +195,7 @@ def _shown_problems(error: InvalidParams, form: JobForm, inputs: list[str]) -> l
                 message = "this task reads files: upload one here, or name entity_ids"
                 shown.append(finding(FILE_FIELD, message, "missing"))
         else:
-            shown.append({**problem, "loc": ["body", *problem["loc"]]})
+            shown += as_listed([problem], within=("body",))
     return shown
 
 

@@ -179,7 +179,8 @@ async def _parse(request: Request, boundary: str) -> AsyncGenerator[_Event]:
     except ParserLimitReached as error:
         raise PayloadTooLarge(f"the form is too large: {error}") from error
     except MultipartError as error:
-        raise BadRequest(f"the body is not a complete multipart/form-data: {error}") from error
+        reason = error.args[0]  # behind it there may be an exception of Python's
+        raise BadRequest(f"the body is not a complete multipart/form-data: {reason}") from error
     except ClientDisconnect as error:
         raise _cut_off() from error
 
