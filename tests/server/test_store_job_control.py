@@ -388,22 +388,53 @@ def test_waiting_jobs_are_counted_once_a_second_at_most() -> None:
         max_jobs_per_user=10,
         monotonic=lambda: now[0],  # type: ignore[arg-type]
     )
-    for _ in range(9):
-        admission.check("a")
-        admission.note_added("a")
+    for sub in ("a",) * 9 + ("b",):
+        admission.admit(sub)
+        admission.settle(sub, added=True)
     assert jobs.asked == ["all"]
     jobs.by_user = {"a": 9, "b": 1}
-    admission.note_added("b")
-    admission.check("a")  # ten in all: now it matters whose they are
+    admission.admit("a")  # ten in all: now it matters whose they are
     assert jobs.asked == ["all", "all", "by user"]
-    admission.note_added("a")
+    admission.settle("a", added=True)
     with pytest.raises(TooManyRequests):
-        admission.check("a")
-    admission.check("b")
+        admission.admit("a")
+    admission.admit("b")
+    admission.settle("b", added=False)
     jobs.by_user = {"b": 1}
     with pytest.raises(TooManyRequests):
-        admission.check("a")
+        admission.admit("a")
     assert len(jobs.asked) == 3
     now[0] += 1.1
-    admission.check("a")
+    admission.admit("a")
     assert len(jobs.asked) == 4
+
+
+def test_a_job_counts_while_its_files_come_in_and_no_more_once_it_is_given_up() -> None:
+    jobs, now = CountedJobs(), [100.0]
+    admission = JobAdmission(
+        jobs,
+        max_jobs=4,
+        max_jobs_per_user=3,
+        monotonic=lambda: now[0],  # type: ignore[arg-type]
+    )
+    for _ in range(3):
+        admission.admit("a")
+    for _ in range(2):  # counting anew does not forget them
+        with pytest.raises(TooManyRequests, match="of yours"):
+            admission.admit("a")
+        now[0] += 1.1
+    admission.admit("b")
+    with pytest.raises(TooManyRequests, match="MAX_WAITING_JOBS\\)"):
+        admission.admit("b")
+    admission.settle("a", added=False)
+    admission.admit("a")
+
+
+def test_requests_at_once_are_no_way_around_a_limit(tmp_path: Path) -> None:
+    with (
+        running_store(tmp_path, max_waiting_jobs_per_user=3) as store,
+        ThreadPoolExecutor(9) as pool,
+    ):
+        answers = list(pool.map(lambda number: keyed(store, f"k{number}"), range(9)))
+        statuses = [answer.status_code for answer in answers]
+        assert (statuses.count(201), statuses.count(429)) == (3, 6)

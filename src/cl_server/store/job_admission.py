@@ -50,6 +50,8 @@ class _Counted:
 class JobAdmission:
     """Counts what waits, rarely, and refuses what is too much.
 
+    A job whose files still come in counts as well, so that requests at once are no way around.
+
     Args:
         reader: Where jobs are counted.
         max_jobs: How many may wait or run; 0: as many as come.
@@ -72,19 +74,33 @@ class JobAdmission:
         self._counting = threading.Lock()
         self._noting = threading.Lock()
         self._counted: _Counted | None = None
+        self._coming: Counter[str] = Counter()  # admitted, and neither added nor given up yet
 
-    def check(self, sub: str) -> None:
-        """Return where this user may add a job now.
+    def admit(self, sub: str) -> None:
+        """Let this user add a job now; `settle` has to follow.
 
         Raises:
             TooManyRequests: Too many of theirs, or of all, wait or run.
         """
-        if not self._max_jobs and not self._max_jobs_per_user:
-            return
-        counted = self._count()
-        if self._max_jobs_per_user and counted.of_user(sub) >= self._max_jobs_per_user:
+        counted = self._count() if self._max_jobs or self._max_jobs_per_user else None
+        with self._noting:
+            if counted is not None:
+                self._refuse_more(counted, sub)
+            self._coming[sub] += 1
+
+    def settle(self, sub: str, *, added: bool) -> None:
+        """Say what became of an admitted job: whether it was added."""
+        with self._noting:
+            self._coming -= Counter([sub])  # which keeps no zero
+            if added and self._counted is not None:
+                self._counted.added[sub] += 1
+                self._counted.added_total += 1
+
+    def _refuse_more(self, counted: _Counted, sub: str) -> None:
+        of_user = counted.of_user(sub) + self._coming[sub]
+        if self._max_jobs_per_user and of_user >= self._max_jobs_per_user:
             whose, limit, name = "of yours ", self._max_jobs_per_user, "MAX_WAITING_JOBS_PER_USER"
-        elif self._max_jobs and counted.total_now >= self._max_jobs:
+        elif self._max_jobs and counted.total_now + self._coming.total() >= self._max_jobs:
             whose, limit, name = "", self._max_jobs, "MAX_WAITING_JOBS"
         else:
             return
@@ -92,13 +108,6 @@ class JobAdmission:
             f"{limit} jobs {whose}wait already, the limit of this server ({name}): try again later",
             retry_after_seconds=max(1, math.ceil(counted.good_until - self._monotonic())),
         )
-
-    def note_added(self, sub: str) -> None:
-        """Count a job that was added just now."""
-        with self._noting:
-            if self._counted is not None:
-                self._counted.added[sub] += 1
-                self._counted.added_total += 1
 
     def _count(self) -> _Counted:
         """Return the last count, or a new one; while one thread counts, others use the last."""
@@ -117,18 +126,21 @@ class JobAdmission:
             self._counting.release()
 
     def _is_due(self, counted: _Counted) -> bool:
-        by_user_matters = bool(self._max_jobs_per_user) and (
-            counted.total_now >= self._max_jobs_per_user
-        )
         return self._monotonic() >= counted.good_until or (
-            by_user_matters and counted.by_user is None
+            counted.by_user is None and self._matters_whose(counted.total_now)
         )
+
+    def _matters_whose(self, total: int) -> bool:
+        """Return whether so many, with those that come in now, may be too many of one user."""
+        limit = self._max_jobs_per_user
+        with self._noting:
+            return bool(limit) and total + self._coming.total() >= limit
 
     def _count_now(self) -> _Counted:
         started = self._monotonic()
         total = self._reader.count_live_jobs(max(self._max_jobs, self._max_jobs_per_user))
         by_user = None
-        if self._max_jobs_per_user and total >= self._max_jobs_per_user:
+        if self._matters_whose(total):
             by_user = self._reader.count_live_jobs_by_user()
         ended = self._monotonic()
         believed = max(MIN_BELIEVED_SECONDS, BELIEVED_PER_COUNTING * (ended - started))

@@ -110,14 +110,14 @@ class JobService:
         """
         # Each user's keys are their own.
         key = f"{identity.sub}:{idempotency_key}" if idempotency_key is not None else None
-        await run_in_threadpool(self._admit, identity, key)
+        admitted = await run_in_threadpool(self._admit, identity, key)
         draft = JobDraft(new_job_id(), task, identity, key, self._storage, self._maker)
         try:
             yield draft
         finally:
-            if draft.added:
-                self._admission.note_added(identity.sub)
-            else:
+            if admitted:
+                self._admission.settle(identity.sub, added=draft.added)
+            if not draft.added:
                 with anyio.CancelScope(shield=True):
                     await run_in_threadpool(self._storage.cleanup_job, draft.job_id)
 
@@ -245,11 +245,17 @@ class JobService:
         """Raise `NotFound` unless this user may see the job."""
         self._get(job_id, identity)
 
-    def _admit(self, identity: Identity, key: str | None) -> None:
-        """Raise `TooManyRequests` where one more job is too many; a repeated request adds none."""
+    def _admit(self, identity: Identity, key: str | None) -> bool:
+        """Raise `TooManyRequests` where one more job is too many; a repeated request adds none.
+
+        Returns:
+            Whether it counts as one more until it is settled.
+        """
         self._folder.check()
-        if key is None or not self._reader.has_idempotency_key(key):
-            self._admission.check(identity.sub)
+        if key is not None and self._reader.has_idempotency_key(key):
+            return False
+        self._admission.admit(identity.sub)
+        return True
 
     def _ends_now(self, job_id: str) -> bool:
         """Have a job ended; return whether it is. Whoever waits for it hears of its end."""
