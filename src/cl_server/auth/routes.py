@@ -184,7 +184,7 @@ def _users_router(policy: AccessPolicy) -> APIRouter:
 
 
 def _token(issued: IssuedToken) -> Token:
-    return Token(access_token=issued.access_token, expires_in=issued.expires_in)
+    return Token(access_token=issued.access_token)
 
 
 def _info(user: User) -> UserInfo:

@@ -165,7 +165,6 @@ class Token(BaseModel):
 
     access_token: str
     token_type: str = "bearer"
-    expires_in: Annotated[int, Field(description="In seconds.")]
 
 
 class PublicKey(BaseModel):

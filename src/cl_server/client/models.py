@@ -36,11 +36,10 @@ FINISHED = frozenset({"completed", "failed", "cancelled"})
 
 
 class Token(TypedDict):
-    """An access token; `expires_in` is its life in seconds."""
+    """An access token, which says itself how long it is good."""
 
     access_token: str
     token_type: str
-    expires_in: NotRequired[int]
 
 
 class User(TypedDict):
