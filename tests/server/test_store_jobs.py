@@ -177,6 +177,13 @@ def test_an_id_is_written_in_digits(store: RunningStore, written: str) -> None:
     assert wrong_values(refused) == ["entity_ids"]
 
 
+def test_more_entities_than_a_job_takes_are_one_wrong_value(store: RunningStore) -> None:
+    for written in (",".join(map(str, range(1, 1002))), "x," * 1001):
+        answer = resize(store, entity_ids=written)
+        assert wrong_values(answer) == ["entity_ids"]
+        assert "at most 1000" in answer.json()["detail"]
+
+
 def test_an_entity_that_has_no_file_cannot_be_an_input(store: RunningStore) -> None:
     trip = store.add_collection()
     for entity_ids in (f"{trip}", "99", "x", "0", "-1", "1.5", "[true]", str(2**70)):

@@ -87,15 +87,16 @@ def _parse_options(form: JobForm, fields: Fields) -> None:
 
 def _parse_entity_ids(form: JobForm, values: list[Any]) -> None:
     """Read `entity_ids`: a JSON list, a list with commas, or the field repeated."""
-    for value in values:
-        for item in _split(value):
-            entity_id = _entity_id(item)
-            if entity_id is None:
-                form.problems.append(finding("entity_ids", f"{item!r:.50} is no entity's id"))
-            elif entity_id not in form.entity_ids:
-                form.entity_ids.append(entity_id)
-    if len(form.entity_ids) > MAX_ENTITIES:
+    items = [item for value in values for item in _split(value)]
+    if len(items) > MAX_ENTITIES:  # looked at no further: nobody waits for a million to be found
         form.problems.append(finding("entity_ids", f"at most {MAX_ENTITIES} can be given"))
+        return
+    for item in items:
+        entity_id = _entity_id(item)
+        if entity_id is None:
+            form.problems.append(finding("entity_ids", f"{item!r:.50} is no entity's id"))
+        elif entity_id not in form.entity_ids:
+            form.entity_ids.append(entity_id)
 
 
 def _entity_id(item: Any) -> int | None:
