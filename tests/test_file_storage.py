@@ -150,6 +150,13 @@ async def test_a_taken_name_is_never_overwritten(storage: Storage, base: Path) -
     assert [(folder / name).read_text() for name in names] == list("0123456")
 
 
+@pytest.mark.timeout(30)  # where each begins its search anew this takes minutes
+async def test_hundreds_of_files_may_have_one_name(storage: Storage) -> None:
+    for _ in range(300):
+        saved = await storage.save_input_file("j", "a.jpg", Whole(b""))
+    assert saved["filename"] == "a (300).jpg"
+
+
 @pytest.mark.parametrize("name", ["x" * 236 + ".jpg", "ü" * 118 + ".jpg", "x" * 240])
 async def test_the_longest_name_can_be_taken_again(storage: Storage, name: str) -> None:
     saved = [(await storage.save_input_file("j", name, Whole(b"x")))["filename"] for _ in range(12)]

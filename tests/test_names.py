@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cl_ml_tools.compute import BaseJobParams, with_output_paths
-from cl_ml_tools.names import MAX_COMPONENT_BYTES, fitted_name, unique_path
+from cl_ml_tools.names import MAX_COMPONENT_BYTES, fitted_name, unique_path, unique_paths
 from cl_ml_tools.workspace import check_relative_path
 
 # Long ones often, with characters of one to four bytes.
@@ -43,6 +43,25 @@ def test_a_taken_name_gets_a_number_and_keeps_its_extension(
     wanted: str, taken: list[str], path: str
 ) -> None:
     assert unique_path(wanted, taken) == path
+
+
+def test_of_several_paths_each_gets_a_name_of_its_own() -> None:
+    wanted = ["a.jpg", "A.jpg", "b.jpg", "a (2).jpg", "a.jpg", "c.jpg"]
+    assert unique_paths(wanted, ["C.JPG"]) == [
+        "a.jpg",
+        "A (2).jpg",
+        "b.jpg",
+        "a (2) (2).jpg",
+        "a (3).jpg",
+        "c (2).jpg",
+    ]
+
+
+@pytest.mark.timeout(10)  # where each is compared with all others this takes minutes
+def test_names_and_paths_of_very_many_files_are_found_in_no_time() -> None:
+    assert unique_paths(["a.jpg"] * 20_000)[-1] == "a (20000).jpg"
+    paths = [f"input/{number}.jpg" for number in range(50_000)]
+    assert BaseJobParams(input_paths=paths).input_paths == paths
 
 
 @given(name=TEXT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any, Callable, Optional
 
@@ -15,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from .names import unique_path
+from .names import unique_paths
 
 __all__ = ["BaseJobParams", "ComputeModule", "ProgressCallback"]
 
@@ -47,7 +48,7 @@ class BaseJobParams(BaseModel):
     @field_validator("input_paths", "output_paths")
     @classmethod
     def _unique(cls, paths: list[str]) -> list[str]:
-        repeated = sorted({path for path in paths if paths.count(path) > 1})
+        repeated = sorted(path for path, times in Counter(paths).items() if times > 1)
         if repeated:
             raise ValueError(f"the same path is given more than once: {', '.join(repeated)}")
         return paths
@@ -139,12 +140,10 @@ def with_output_paths(params: BaseJobParams) -> list[str]:
     """
     if params.output_paths:
         return list(params.output_paths)
-    taken: set[str] = set()
-    filled = []
+    wanted = []
     for input_path in params.input_paths:
-        wanted = params.default_output_path(input_path)
-        if wanted is None:
+        path = params.default_output_path(input_path)
+        if path is None:
             return []
-        filled.append(unique_path(wanted, taken))
-        taken.add(filled[-1])
-    return filled
+        wanted.append(path)
+    return unique_paths(wanted)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import PurePath
 
-__all__ = ["MAX_COMPONENT_BYTES", "fitted_name", "unique_path"]
+__all__ = ["MAX_COMPONENT_BYTES", "fitted_name", "numbered_paths", "unique_path", "unique_paths"]
 
 # File systems stop at 255; a temporary suffix must still fit behind the name.
 MAX_COMPONENT_BYTES = 240
@@ -28,20 +29,40 @@ def fitted_name(stem: str, suffix: str, mark: str = "") -> str:
     return f"{kept}{mark}{suffix}"
 
 
+def numbered_paths(wanted: str) -> Iterator[str]:
+    """Yield `wanted`, `name (2).ext`, `name (3).ext`, ... without end; only the last component changes."""
+    yield wanted
+    path = PurePath(wanted)
+    for number in count(2):
+        yield str(path.with_name(fitted_name(path.stem, path.suffix, f" ({number})")))
+
+
 def unique_path(wanted: str, taken: Iterable[str]) -> str:
-    """Return `wanted`, or the first of `name (2).ext`, `name (3).ext`, ... that is not taken.
+    """Return `wanted`, or the first of `numbered_paths` that is not taken.
 
     Args:
         wanted: A path whose last component may become another.
         taken: Paths; upper and lower case are one.
     """
+    return unique_paths([wanted], taken)[0]
+
+
+def unique_paths(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Return each path as `unique_path` does, and none twice.
+
+    Args:
+        wanted: Paths whose last component may become another.
+        taken: Paths; upper and lower case are one.
+    """
     used = {path.casefold() for path in taken}
-    path, number = PurePath(wanted), 1
-    candidate = wanted
-    while candidate.casefold() in used:
-        number += 1
-        candidate = str(path.with_name(fitted_name(path.stem, path.suffix, f" ({number})")))
-    return candidate
+    # Where the last one with this name left off: a thousand of one name take no longer than of many.
+    candidates: dict[str, Iterator[str]] = {}
+    found = []
+    for path in wanted:
+        names = candidates.setdefault(path, numbered_paths(path))
+        found.append(next(name for name in names if name.casefold() not in used))
+        used.add(found[-1].casefold())
+    return found
 
 
 def _encoded(text: str) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Union
 
-from cl_ml_tools.names import unique_path
+from cl_ml_tools.names import numbered_paths
 from cl_ml_tools.protocols import AsyncReadable
 from cl_ml_tools.workspace import (
     job_folder,
@@ -200,12 +200,11 @@ def _sync_folder(folder: Path) -> None:
 
 def _move_to_free_name(temporary: Path, target: Path) -> Path:
     """Give the file its name, or the next free one, without ever replacing another's."""
-    taken: set[str] = set()
+    candidates = numbered_paths(str(target))
     while True:
-        candidate = Path(unique_path(str(target), taken))
+        candidate = Path(next(candidates))
         try:
             os.link(temporary, candidate)  # unlike a rename, it fails where the name is taken
         except FileExistsError:
-            taken.add(str(candidate))
-        else:
-            return candidate
+            continue
+        return candidate

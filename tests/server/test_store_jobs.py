@@ -250,6 +250,13 @@ def test_a_wrong_value_is_named(store: RunningStore, fields: dict[str, str], wro
     assert store.job_folders() == []
 
 
+def test_more_paths_than_a_job_can_have_are_one_wrong_value(store: RunningStore) -> None:
+    paths = as_json([f"output/{number}" for number in range(3001)])
+    for name in ("input_paths", "output_paths"):
+        answer = resize(store, "a.jpg", **{name: paths, "width": "x"})
+        assert sorted(wrong_values(answer)) == [name, "width"]
+
+
 def test_an_output_below_another_is_a_wrong_value(store: RunningStore) -> None:
     paths = ["output/x.jpg", "output/x.jpg/y.jpg"]
     assert wrong_values(resize(store, "a.jpg", "b.jpg", output_paths=paths)) == ["output_paths"]

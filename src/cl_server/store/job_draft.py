@@ -10,7 +10,7 @@ from typing import Any
 
 from cl_ml_tools.errors import DuplicateJob, InvalidParams
 from cl_ml_tools.jobs import Job
-from cl_ml_tools.names import unique_path
+from cl_ml_tools.names import unique_paths
 from cl_ml_tools.registry import validate_params
 from cl_ml_tools.workspace import check_relative_path
 from cl_server.http.access import MEDIA_READ, AccessPolicy, Identity, decide
@@ -18,7 +18,7 @@ from cl_server.http.errors import BadRequest, Conflict, NotFound, Unprocessable,
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
 
 from .job_files import JobFiles, ReadAllowance
-from .job_form import FILE_FIELD, JobForm, parse_job_form
+from .job_form import FILE_FIELD, PATH_PARAMS, JobForm, parse_job_form
 from .media_files import link_or_copy
 from .multipart import Fields, FilePart
 from .problems import Finding, finding, wrong_field
@@ -27,8 +27,6 @@ from .storage_folders import sync_folder
 from .task_catalogue import KnownTask
 
 __all__ = ["JobDraft", "JobMaker"]
-
-PATH_PARAMS = ("input_paths", "output_paths")
 
 
 @dataclass(frozen=True)
@@ -149,11 +147,8 @@ class JobDraft:
 
     def _name_inputs(self, media: list[MediaContent]) -> dict[str, MediaContent]:
         """Return each entity's file under the path that it gets in the workspace."""
-        named: dict[str, MediaContent] = {}
-        for content in media:
-            path = unique_path(f"input/{content.name}", [*self._digests, *named])
-            named[path] = content
-        return named
+        paths = unique_paths([f"input/{content.name}" for content in media], self._digests)
+        return dict(zip(paths, media, strict=True))
 
     def _checked_params(self, form: JobForm, inputs: list[str]) -> dict[str, Any]:
         """Return the parameters to store; what is wrong with them joins the form's problems."""
@@ -205,7 +200,7 @@ def _wrong_paths(params: dict[str, Any], inputs: list[str]) -> list[Finding]:
     A job reads its own inputs and writes below `output/`: an input may be the same file, on the
     disk, as one in the media library.
     """
-    found = []
+    found, own = [], frozenset(inputs)
     for name in PATH_PARAMS:
         paths = params.get(name, [])
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
@@ -217,7 +212,7 @@ def _wrong_paths(params: dict[str, Any], inputs: list[str]) -> list[Finding]:
             except ValueError as error:
                 found.append(finding(name, str(error), "unsafe_path"))
                 continue
-            if name == "input_paths" and relative.as_posix() not in inputs:
+            if name == "input_paths" and relative.as_posix() not in own:
                 found.append(finding(name, f"the job has no file {path!r}"))
             if name == "output_paths" and (
                 relative.parts[0] != "output" or len(relative.parts) < 2

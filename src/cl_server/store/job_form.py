@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from cl_server.http.errors import listed_problems
 
-from .multipart import Fields
+from .multipart import MAX_PARTS, Fields
 from .plain_json import parse_json
 from .problems import Finding, finding
 from .schemas import MAX_ID, JobOptionFields
 
-__all__ = ["JobForm", "parse_job_form"]
+__all__ = ["PATH_PARAMS", "JobForm", "parse_job_form"]
 
 FILE_FIELD = "file"
 OPTION_FIELDS = frozenset(JobOptionFields.model_fields)
@@ -29,6 +29,10 @@ OPTION_FIELDS = frozenset(JobOptionFields.model_fields)
 OWN_FIELDS = OPTION_FIELDS | {FILE_FIELD, "params", "entity_ids"}
 
 MAX_ENTITIES = 1000
+
+# No job has more files: the parts of a form and the entities together.
+MAX_PATHS = MAX_PARTS + MAX_ENTITIES
+PATH_PARAMS = ("input_paths", "output_paths")
 ID_DIGITS = re.compile(r"[0-9]{1,30}")
 
 
@@ -70,6 +74,7 @@ def parse_job_form(fields: Fields, schema: Mapping[str, Any]) -> JobForm:
         for name, values in named.items():
             form.params[name] = _decode(values, _resolve(schema, _properties(schema).get(name)))
     _refuse_unknown(form, schema)
+    _refuse_too_many_paths(form)
     return form
 
 
@@ -135,6 +140,15 @@ def _refuse_unknown(form: JobForm, schema: Mapping[str, Any]) -> None:
         del form.params[name]
         if name not in listed:
             form.problems.append(finding(name, message, "extra_forbidden"))
+
+
+def _refuse_too_many_paths(form: JobForm) -> None:
+    """Take out lists of paths that no job can have, before each path is looked at."""
+    for name in PATH_PARAMS:
+        paths = form.params.get(name)
+        if isinstance(paths, list) and len(paths) > MAX_PATHS:
+            del form.params[name]
+            form.problems.append(finding(name, f"at most {MAX_PATHS} can be given"))
 
 
 def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -30,7 +30,7 @@ from cl_server.http.errors import (
 from .plain_json import parse_json
 from .problems import wrong_field
 
-__all__ = ["Fields", "FilePart", "read_form"]
+__all__ = ["MAX_PARTS", "Fields", "FilePart", "read_form"]
 
 # Everything in a form that is not a file, together: such fields are kept in memory.
 MAX_FIELDS_BYTES = 4 * 1024**2
