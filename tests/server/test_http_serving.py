@@ -91,24 +91,44 @@ def test_a_signal_ends_every_service_and_its_streams(number: signal.Signals) -> 
         assert process.returncode == 0
 
 
-def test_what_is_no_http_is_told_as_every_other_error() -> None:
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 600_000, 431),
+        (b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 100_000, 431),
+        (b"GET /" + b"x" * 600_000, 431),
+    ],
+)
+def test_what_is_no_request_is_told_as_every_other_error(sent: bytes, status: int) -> None:
     with two_services() as (_, urls):
-        for sent in (
-            b"NONSENSE\r\n\r\n",
-            b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"GET /\xff HTTP/1.1\r\n\r\n",
-        ):
-            head, _, body = answer_to(urls[0], sent).partition(b"\r\n\r\n")
-            status, *headers = head.decode().split("\r\n")
-            assert status == "HTTP/1.1 400 Bad Request"
-            assert {
-                "content-type: application/problem+json",
-                f"content-length: {len(body)}",
-                "connection: close",
-            } <= set(headers)
-            problem = json.loads(body)
-            assert {"type", "title", "status", "detail"} == problem.keys()
-            assert problem["status"] == 400
+        head, _, body = answer_to(urls[0], sent).partition(b"\r\n\r\n")
+    status_line, *headers = head.decode().split("\r\n")
+    assert status_line.startswith(f"HTTP/1.1 {status} ")
+    assert {
+        "content-type: application/problem+json",
+        f"content-length: {len(body)}",
+        "connection: close",
+    } <= set(headers)
+    problem = json.loads(body)
+    assert {"type", "title", "status", "detail"} == problem.keys()
+    assert problem["status"] == status
+
+
+def test_a_large_token_and_a_long_path_are_read() -> None:
+    with two_services() as (_, urls):
+        headers = {"Authorization": f"Bearer {'x' * 30_000}"}
+        assert httpx2.get(f"{urls[0]}/{'x' * 20_000}", headers=headers).status_code == 404
+
+
+def test_what_follows_a_body_does_not_go_on_for_ever() -> None:
+    with two_services() as (_, urls):
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        body = b"100000\r\n" + b"x" * 0x100000 + b"\r\n0\r\n"
+        answer = answer_to(urls[0], head + body + b"X: " + b"x" * 600_000)
+    assert answer.startswith(b"HTTP/1.1 404 ")
 
 
 def answer_to(url: str, sent: bytes) -> bytes:

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from .error_pages import problem_response
-from .errors import BadRequest
+from .protocol import HttpProtocol
 
 __all__ = ["PortInUse", "Site", "serve"]
 
@@ -160,24 +158,6 @@ class _Stop:
         self.requested = True
 
 
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's, which answers what is no HTTP as a problem, too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what no application gets to see, and close the connection."""
-        answer = problem_response(BadRequest("this is no HTTP/1.1 request that can be read"))
-        headers = [
-            *self.server_state.default_headers,
-            *answer.raw_headers,
-            (b"connection", b"close"),
-        ]
-        lines = [b"%s: %s\r\n" % header for header in headers]
-        self.transport.write(
-            b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", answer.body])
-        )
-        self.transport.close()
-
-
 class _Server(uvicorn.Server):
     """uvicorn, with signals and lifespans left to `serve`: it knows of one application only."""
 
@@ -185,7 +165,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_Protocol,
+                http=HttpProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
