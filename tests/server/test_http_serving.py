@@ -65,7 +65,10 @@ tell("end")
 @contextmanager
 def two_services() -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None
@@ -121,6 +124,17 @@ def test_a_large_token_and_a_long_path_are_read() -> None:
     with two_services() as (_, urls):
         headers = {"Authorization": f"Bearer {'x' * 30_000}"}
         assert httpx2.get(f"{urls[0]}/{'x' * 20_000}", headers=headers).status_code == 404
+
+
+def test_a_body_that_is_no_http_is_refused_and_its_request_is_over() -> None:
+    with two_services() as (process, urls):
+        head = b"POST /endless HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = answer_to(urls[0], head + b"no size\r\n")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=10)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 4") == 1
+    assert "Traceback" not in errors
 
 
 def test_what_follows_a_body_does_not_go_on_for_ever() -> None:

@@ -52,8 +52,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._refuse(BadRequest("this is no HTTP/1.1 request that can be read"))
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer before there is a request, and let go of the connection."""
+        """Answer in the place of the application, and let go of the connection."""
         self._refused = True
+        request = self.cycle
+        if request is not None and not request.response_complete:
+            request.disconnected = True  # what it does is as if the client had gone
+            request.message_event.set()
+            if request.response_started:
+                self.transport.close()
+                return
         answer = problem_response(problem)
         headers = [
             *self.server_state.default_headers,
