@@ -6,6 +6,8 @@ In a block, a line that starts with `$ ` is a command and the lines below it are
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import subprocess
 from collections.abc import Iterator
@@ -58,18 +60,28 @@ def _line_pattern(line: str) -> str:
 
 
 class Shell:
-    """One bash, as a reader's terminal: what a command sets holds for the next."""
+    """One bash: what a command sets holds for the next.
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    Args:
+        folder: Where it runs.
+        environment: Its variables.
+        on_terminal: Whether the commands print on a terminal, which moves no cursor; else they
+            print into a pipe.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str], *, on_terminal: bool) -> None:
+        ours, theirs = pty.openpty() if on_terminal else os.pipe()
         self._bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=folder,
-            env=environment,
+            env={**environment, "TERM": "dumb"},
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=theirs,
+            stderr=theirs,
             text=True,
         )
+        os.close(theirs)
+        self._output = os.fdopen(ours)
 
     def run(self, line: str) -> tuple[int, str]:
         """Run a command and return its exit code and what it printed."""
@@ -82,10 +94,10 @@ class Shell:
     def close(self) -> None:
         """End the bash."""
         self._bash.communicate("exit\n", timeout=10)
+        self._output.close()
 
     def _until_done(self) -> Iterator[str]:
-        assert self._bash.stdout is not None
-        for line in self._bash.stdout:
+        for line in self._output:
             yield line
             if line.startswith(_DONE):
                 return

@@ -68,7 +68,8 @@ def running_server(command: Command, checkout: Path, environment: dict[str, str]
 
 
 @pytest.mark.timeout(180)
-def test_the_readmes_tour_prints_what_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_the_readmes_tour_prints_what_it_says(tmp_path: Path, on_terminal: bool) -> None:
     ports = {"8000": str(free_port()), "8001": str(free_port())}
     # A reader's shell knows nothing of the `make` that may run these tests.
     inherited = plain_environment(tmp_path)
@@ -89,7 +90,7 @@ def test_the_readmes_tour_prints_what_it_says(tmp_path: Path) -> None:
     server.expected = [local(line) for line in server.expected]
     checkout = checkout_in(tmp_path)
     with running_server(server, checkout, environment):
-        shell = Shell(checkout, environment)
+        shell = Shell(checkout, environment, on_terminal=on_terminal)
         for command in commands:
             _, printed = shell.run(local(command.line))
             assert prints([local(line) for line in command.expected], printed), (

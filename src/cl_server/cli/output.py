@@ -32,6 +32,8 @@ STATUS_STYLES = {
     "cancelled": "dim",
 }
 
+COLUMN_GAP = 2
+
 
 def print_json(document: Any) -> None:
     """Print one JSON document, indented."""
@@ -60,22 +62,25 @@ def print_table(
         headers: A name for each column.
         rows: Text.
         styled: The column that holds a job's status, which colours it.
-        wrap_last: Whether the last column is prose, whose lines may be broken; else it is cut.
+        wrap_last: Whether the last column is prose, which is broken to fit the terminal. All else
+            is shown whole: a row that is too long goes on in the terminal's next line.
     """
     if not sys.stdout.isatty():
         for row in (headers, *rows):
             print("\t".join(" ".join(cell.split()) for cell in row))
         return
-    from rich import box
-    from rich.console import Console
+    from rich.cells import cell_len
+    from rich.console import Console, ConsoleDimensions
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for index, header in enumerate(headers[:-1]):
-        width = max(len(header), *(len(row[index]) for row in rows))
+    widths = [max(map(cell_len, column)) for column in zip(headers, *rows, strict=True)]
+    if wrap_last:
+        widths[-1] = cell_len(headers[-1])
+    table = Table(box=None, padding=(0, COLUMN_GAP, 0, 0), pad_edge=False, header_style="bold")
+    for header, width in zip(headers[:-1], widths[:-1], strict=True):
         table.add_column(header, no_wrap=True, min_width=width)
-    table.add_column(headers[-1], no_wrap=not wrap_last, overflow="ellipsis")
+    table.add_column(headers[-1], no_wrap=not wrap_last, overflow="fold")
     for row in rows:
         table.add_row(
             *(
@@ -83,7 +88,10 @@ def print_table(
                 for index, cell in enumerate(row)
             )
         )
-    Console().print(table)
+    console = Console()
+    needed = sum(widths) + COLUMN_GAP * (len(widths) - 1)
+    console.size = ConsoleDimensions(max(console.width, needed), console.height)
+    console.print(table)
 
 
 def format_time(time_ms: int | None) -> str:

@@ -132,8 +132,8 @@ class LiveDisplay:
         self._progress.update(
             self._all, completed=self._finished, amount=f"{self._finished}/{self._total}"
         )
-        mark = Text("✗ ", style="red") if run.error else Text("✓ ", style="green")
-        self._console.print(mark + Text(_outcome(run)), soft_wrap=True)
+        count = Text(f"[{self._finished}/{self._total}] ", style="red" if run.error else "green")
+        self._console.print(count + Text(_outcome(run)), soft_wrap=True)
 
 
 def _outcome(run: Run) -> str:
