@@ -14,6 +14,7 @@ from cli_stack import free_port
 
 from cl_server.auth import schemas as auth_schemas
 from cl_server.cli.follow import follow_job
+from cl_server.cli.job_changes import cancel_jobs, retry_jobs
 from cl_server.client import Client, ClientError, models
 from cl_server.client.errors import (
     Conflict,
@@ -369,6 +370,16 @@ def test_a_job_that_was_retried_is_followed_past_its_earlier_end(
         assert follow_job(client, "j", as_json=True) == "completed"
 
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == events
+
+
+@pytest.mark.parametrize(("change", "word"), [(cancel_jobs, "ending"), (retry_jobs, "processing")])
+def test_a_job_that_runs_by_now_is_ending_only_where_it_was_cancelled(
+    change: Callable[..., None], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(with_body(202, {**JOB, "status": "processing"}, "application/json")) as url:
+        change(["j"], store_url=url, auth_url=url)
+
+    assert capsys.readouterr().out == f"j\t{word}\n"
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,8 @@ def _change_each(client: Client, action: Action, job_ids: list[str], *, as_json:
         if error is not None and not as_json:
             print(f"cl-server: {error}", file=sys.stderr)
         elif not as_json:
-            print(f"{job_id}\t{'ending' if status == 'processing' else status}")
+            is_ending = action == "cancel" and status == "processing"
+            print(f"{job_id}\t{'ending' if is_ending else status}")
     if as_json:
         print_json({"jobs": documents})
     if any(document["error"] is not None for document in documents):
