@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from answering_server import answering, with_body
-from cli_stack import plain_environment, run_command
+from cli_stack import free_port, plain_environment, run_command
 
 import cl_server
 from cl_ml_tools import __version__
@@ -105,6 +105,39 @@ def test_a_database_that_cannot_be_is_named_in_one_line(
 
     assert refused.returncode == 2
     assert refused.stderr.splitlines() == [f"cl-server: {variable}={shown!r}: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "folder", "problem"),
+    [
+        ("up", "media", "/proc/x", "No such file or directory"),
+        ("store", "compute", "file", "File exists"),
+    ],
+)
+def test_a_storage_folder_that_cannot_be_made_is_named_in_one_line(
+    command: str, kind: str, folder: str, problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    variable, path = f"{kind.upper()}_STORAGE_DIR", tmp_path / folder
+    refused = run_command(
+        command,
+        environment={
+            **plain_environment(tmp_path),
+            "CL_SERVER_DIR": str(tmp_path),
+            "AUTH_PORT": str(free_port()),
+            "STORE_PORT": str(free_port()),
+            "BROADCAST_TYPE": "none",
+            "LOG_LEVEL": "ERROR",
+            variable: str(path),
+        },
+        cwd=tmp_path,
+    )
+
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        f"cl-server: the {kind} folder {path} cannot be used ({problem}): "
+        f"{variable} names another one"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ _KNOWN = (
     ("cl_server.auth.errors", "AuthError", REFUSED),
     ("cl_server.http.serving", "PortInUse", REFUSED),
     ("cl_server.store.storage_folders", "WrongStorageFolder", REFUSED),
+    ("cl_server.store.storage_folders", "UnusableStorageFolder", REFUSED),
     ("cl_server.migrations.errors", "MigrationError", REFUSED),
     ("cl_server_shared.errors", "InvalidSetting", REFUSED),
     ("cl_server_shared.errors", "SharedError", FAILED),

@@ -15,7 +15,13 @@ from pathlib import Path
 
 from .repository import StorageFolders
 
-__all__ = ["MARKER_NAME", "MarkedFolder", "WrongStorageFolder", "sync_folder"]
+__all__ = [
+    "MARKER_NAME",
+    "MarkedFolder",
+    "UnusableStorageFolder",
+    "WrongStorageFolder",
+    "sync_folder",
+]
 
 MARKER_NAME = ".cl-server-storage"
 
@@ -29,6 +35,16 @@ class WrongStorageFolder(Exception):
             "another one's. Is the disk mounted? If the folder was moved, let "
             f"{kind.upper()}_STORAGE_DIR name it; if it is the right one and only its marker was "
             f"lost, write {marker} into {folder / MARKER_NAME}"
+        )
+
+
+class UnusableStorageFolder(Exception):
+    """A storage folder cannot be made, read or written to."""
+
+    def __init__(self, kind: str, folder: Path, error: OSError) -> None:
+        super().__init__(
+            f"the {kind} folder {folder} cannot be used ({error.strerror}): "
+            f"{kind.upper()}_STORAGE_DIR names another one"
         )
 
 
@@ -51,14 +67,19 @@ class MarkedFolder:
         """Make sure that the folder belongs to the database; at the first start, make it so.
 
         Raises:
+            UnusableStorageFolder: It cannot be made, read or written to.
             WrongStorageFolder: The database knows another one.
         """
         self._marker = self._folders.find_marker(self.kind)
-        if self._marker is None:
-            self.path.mkdir(parents=True, exist_ok=True)
-            marker = _read_marker(self.path) or _write_marker(self.path)
-            self._marker = self._folders.add_marker(self.kind, marker, time.time_ns() // 1_000_000)
-        self.check()
+        try:
+            if self._marker is None:
+                self.path.mkdir(parents=True, exist_ok=True)
+                marker = _read_marker(self.path) or _write_marker(self.path)
+                now_ms = time.time_ns() // 1_000_000
+                self._marker = self._folders.add_marker(self.kind, marker, now_ms)
+            self.check()
+        except OSError as error:
+            raise UnusableStorageFolder(self.kind, self.path, error) from error
 
     def check(self) -> None:
         """Raise `WrongStorageFolder` unless the folder is still the one that was claimed."""
