@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
+# A virtual environment that could not be finished is begun anew, not taken for one.
+.DELETE_ON_ERROR:
 .PHONY: help run test test-long check format bench chaos clean
 
 help:  ## list the targets

@@ -99,6 +99,32 @@ def test_the_readmes_tour_prints_what_it_says(tmp_path: Path, on_terminal: bool)
         shell.close()
 
 
+# What `python3 -m venv` does on a Debian without python3-venv.
+WITHOUT_VENV = """#!/bin/sh
+mkdir -p .venv/bin
+ln -s /bin/true .venv/bin/python
+exit 1
+"""
+
+
+def test_a_virtual_environment_that_could_not_be_made_is_made_again(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    python = tmp_path / "python"
+    python.write_text(WITHOUT_VENV)
+    python.chmod(0o755)
+    target = ".venv/bin/python"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+    for _ in range(2):
+        made = subprocess.run(
+            ["make", target, f"PYTHON={python}"],
+            cwd=tmp_path, env=clean, capture_output=True, text=True,
+        )  # fmt: skip
+        assert made.returncode == 2
+        assert "Python's venv module is missing" in made.stdout
+        assert not (tmp_path / target).is_symlink()
+
+
 def test_every_setting_is_documented() -> None:
     text = (ROOT / "docs" / "operators.md").read_text()
     assert [name for name in Config.settings() if f"`{name}`" not in text] == []
