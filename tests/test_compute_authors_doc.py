@@ -7,8 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cl_ml_tools.tasks.image_conversion import ImageConversionParams
 from cl_ml_tools.tasks.image_resize import ImageResizeParams
+
+LIST_TASKS = """
+import sys
+from importlib.metadata import EntryPoint
+module = EntryPoint(*sys.argv[1:], group="cl_ml_tools.tasks").load()()
+print(*module.supported_task_types)
+"""
 
 DOC = (Path(__file__).parent.parent / "docs" / "compute-authors.md").read_text(encoding="utf-8")
 
@@ -31,6 +40,22 @@ def test_the_module_and_its_test_work_as_printed(tmp_path: Path) -> None:
     )
     assert usage.returncode == 2
     assert "--job-id" in usage.stderr
+
+
+def test_the_package_as_printed_brings_the_task(tmp_path: Path) -> None:
+    tomllib = pytest.importorskip("tomllib")
+    (text,) = re.findall(r"```toml\n(.*?)```", DOC, re.S)
+    package = tomllib.loads(text)
+    (modules,) = package["tool"]["setuptools"].values()
+    points = package["project"]["entry-points"]["cl_ml_tools.tasks"]
+    (tmp_path / f"{modules[0]}.py").write_text(re.findall(r"```python\n(.*?)```", DOC, re.S)[0])
+
+    ((name, target),) = points.items()
+    listed = subprocess.run(
+        [sys.executable, "-c", LIST_TASKS, name, target],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert listed.stdout.split() == ["word_count"], listed.stderr
 
 
 def test_every_parameter_of_the_built_in_tasks_is_documented() -> None:
