@@ -107,6 +107,19 @@ def test_a_database_that_cannot_be_is_named_in_one_line(
     assert refused.stderr.splitlines() == [f"cl-server: {variable}={shown!r}: {problem}"]
 
 
+@pytest.mark.parametrize("command", ["auth", "store", "worker"])
+def test_a_service_without_a_directory_says_so_before_it_waits_for_a_database(
+    command: str, tmp_path: Path
+) -> None:
+    url = f"postgresql://127.0.0.1:{free_port()}/x"
+    environment = {**plain_environment(tmp_path), "DATABASE_URL": url}
+    refused = run_command(command, environment=environment, cwd=tmp_path)
+
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("cl-server: CL_SERVER_DIR is not set")
+
+
 @pytest.mark.parametrize(
     ("command", "kind", "folder", "problem"),
     [

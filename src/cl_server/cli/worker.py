@@ -78,9 +78,10 @@ def main(
 ) -> None:
     """Run a worker: it claims jobs and runs them in child processes.
 
-    Needs the store's database (WORKER_DATABASE_URL, else below CL_SERVER_DIR), which it never
-    migrates: it waits until the store has. SIGTERM lets running jobs end within --grace seconds;
-    what still runs then is put back at no cost. A second signal does so at once.
+    Needs job workspaces (COMPUTE_STORAGE_DIR, else below CL_SERVER_DIR) and the store's database
+    (WORKER_DATABASE_URL, else there too), which it never migrates: it waits until the store has.
+    SIGTERM lets running jobs end within --grace seconds; what still runs then is put back at no
+    cost. A second signal does so at once.
     """
     configure_logging(Config.LOG_LEVEL)
     _end_at_signals()
@@ -100,10 +101,11 @@ def main(
         log_level=Config.LOG_LEVEL.upper(),
         metrics_port=Config.WORKER_METRICS_PORT if metrics_port is None else metrics_port,
     )
+    storage = FileStorageService(Config.COMPUTE_STORAGE_DIR)  # before it waits for anything
     engine = create_database_engine(database_url("WORKER_DATABASE_URL"), module=sqlite_module())
     try:
         _wait_for_schema(engine)
-        _run(settings, engine)
+        _run(settings, engine, storage)
     except (UnknownTask, ModulesUnusable) as error:
         raise CommandRefused(str(error)) from error
     except ChildEnded as error:
@@ -148,7 +150,7 @@ def _task_types(given: str | None) -> tuple[str, ...]:
     return task_types
 
 
-def _run(settings: WorkerSettings, engine: Engine) -> None:
+def _run(settings: WorkerSettings, engine: Engine, storage: FileStorageService) -> None:
     broadcaster = get_broadcaster(
         Config.BROADCAST_TYPE,
         Config.MQTT_BROKER,
@@ -167,7 +169,6 @@ def _run(settings: WorkerSettings, engine: Engine) -> None:
         broadcaster.wait_connected(CONNECT_SECONDS)
     sessions = create_session_factory(engine)
     repository = SQLAlchemyJobRepository(sessions)
-    storage = FileStorageService(Config.COMPUTE_STORAGE_DIR)
     maintenance = MaintenanceLoop(
         MaintenanceParts(
             sessions,
