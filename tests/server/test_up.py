@@ -272,7 +272,7 @@ def test_a_port_in_use_is_said_before_anything_starts(start: START, tmp_path: Pa
         port = taken.getsockname()[1]
         line = refused(start("--store-port", str(port)))
     assert f"the store service cannot listen on 127.0.0.1:{port}" in line
-    assert "--store-port" in line
+    assert line.endswith("choose another with --store-port or STORE_PORT")
 
 
 def test_one_port_for_two_services_is_refused(start: START) -> None:

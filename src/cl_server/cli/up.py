@@ -131,7 +131,7 @@ def _check_ports() -> None:
         if reason := can_listen(host, port):
             raise CommandRefused(
                 f"the {service} service cannot listen on {host}:{port} ({reason}): "
-                f"choose another with --{service}-port"
+                f"choose another with --{service}-port or {service.upper()}_PORT"
             )
 
 
