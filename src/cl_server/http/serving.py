@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -94,9 +95,10 @@ def _listen(site: Site) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
+        is_taken = error.errno == errno.EADDRINUSE
+        hint = "; stop what listens there, or choose another port" if is_taken else ""
         raise PortInUse(
-            f"cannot listen on {site.host}:{site.port}: {error.strerror}; "
-            "stop what listens there, or choose another port"
+            f"cannot listen on {site.host}:{site.port}: {error.strerror}{hint}"
         ) from error
     return listener
 
