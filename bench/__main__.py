@@ -34,7 +34,8 @@ class Extent:
 
     Attributes:
         rounds: How many ratios each median has.
-        jobs: How many jobs each phase of `throughput` has.
+        jobs: How many jobs each phase of `throughput` has: with a few hundred, eight processes
+            mostly begin and wait for the last one.
         load: How much the phases of a comparison do.
         conditions: Under what is compared.
         claim_samples: What the databases hold on which claims are measured.
@@ -53,7 +54,7 @@ class Extent:
 
 PARTS = ("comparison", "claims", "throughput", "footprint", "startup")
 
-FULLY = Extent(5, 480, Load(300), CONDITIONS, CLAIM_SAMPLES, 100, 20)
+FULLY = Extent(5, 2000, Load(300), CONDITIONS, CLAIM_SAMPLES, 100, 20)
 
 
 def quickly() -> Extent:
