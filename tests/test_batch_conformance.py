@@ -216,6 +216,20 @@ def test_many_jobs_are_given_back_to_their_places(backend: Backend) -> None:
 # Later.
 
 
+def test_what_has_become_due_is_found_behind_any_number_of_other_types(backend: Backend) -> None:
+    repository = backend.make()
+    soon = backend.clock.ms + 1000
+    others = [
+        JobToAdd(Job(job_id=f"o{number}", task_type="other"), available_at=soon)
+        for number in range(250)
+    ]
+    repository.add_jobs([*others, wanted("mine", available_at=soon)])
+    backend.clock.advance(1)
+
+    assert repository.fetch_next_job(["t"]).job_id == "mine"
+    assert len(repository.fetch_next_jobs(["other"], 300)) == 250
+
+
 def test_a_postponed_job_runs_later_and_costs_no_attempt(backend: Backend) -> None:
     repository = backend.make()
     job_id = backend.add(repository, max_retries=0)

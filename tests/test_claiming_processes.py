@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,26 @@ def test_a_row_that_another_claimer_holds_is_passed_over(postgresql_url: str) ->
         assert job is not None and job.job_id == "second"
     job = repository.fetch_next_job(["t"])
     assert job is not None and job.job_id == "first"
+    repository.release_instance()
+    repository.flush_events(5)
+    engine.dispose()
+
+
+def test_a_job_that_another_claimer_makes_due_is_waited_for(postgresql_url: str) -> None:
+    engine = engine_for(postgresql_url)
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+    repository.broadcaster = RecordingBroadcaster()
+    repository.add_job(Job(job_id="j", task_type="t"))
+    make_due = "UPDATE queue_entries SET rank = enqueued_at, available_at = NULL"
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE queue_entries SET rank = NULL, available_at = 1"))
+    with ThreadPoolExecutor() as threads:
+        with engine.begin() as connection:
+            connection.execute(text(make_due))
+            claiming = threads.submit(repository.fetch_next_job, ["t"])
+            wait([claiming], timeout=0.2)
+        job = claiming.result()
+    assert job is not None and job.job_id == "j"
     repository.release_instance()
     repository.flush_events(5)
     engine.dispose()

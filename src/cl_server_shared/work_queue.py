@@ -311,17 +311,21 @@ class WorkQueueInSQL:
         self, task_types: Sequence[str], limit: int, instance_id: int
     ) -> list[ClaimedJob]:
         """Claim once what is due has its place, and of limited types no more than there is room."""
-        for _ in range(EMPTY_CLAIM_TRIES):
+        tries = 0
+        while tries < EMPTY_CLAIM_TRIES:
             with self._transaction() as transaction:
-                waiting.make_due(transaction)
+                more_is_due = waiting.make_due(transaction)
                 room, limited = waiting.room_per_type(transaction, task_types, limit)
                 claimed = claims.claim_within_limits(transaction, room, limit, instance_id)
-                held_by_others = not claimed and waiting.any_waiting(transaction, list(room))
+                # Others may hold the heads, or be giving their place to jobs that became due.
+                is_hidden = not claimed and bool(room) and waiting.is_any_due(transaction, room)
             if limited:
                 self._limited_until = time.monotonic() + LIMITED_SECONDS
-            if not held_by_others:
+            if not is_hidden:
                 return claimed
-            time.sleep(EMPTY_CLAIM_PAUSE_SECONDS)
+            if not more_is_due:
+                tries += 1
+                time.sleep(EMPTY_CLAIM_PAUSE_SECONDS)
         return []
 
     def _completed_before(self, claim: Claim, task_output: Optional[str]) -> bool:

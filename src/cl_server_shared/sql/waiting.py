@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Optional
 
 from ..transaction import Transaction
 from .statement import Statement, statement
 
-__all__ = ["NOT_PAUSED", "any_waiting", "look_for_jobs", "make_due", "room_per_type"]
+__all__ = ["NOT_PAUSED", "is_any_due", "look_for_jobs", "make_due", "room_per_type"]
 
 # How many jobs one claim makes due: enough for any rate of claims, and no long transaction.
 _DUE_AT_ONCE = 100
@@ -100,9 +100,10 @@ _LOOK = Statement(
 )
 
 
-def make_due(transaction: Transaction) -> None:
-    """Give jobs whose time has come their place in the queue."""
-    transaction.run(_MAKE_DUE)
+def make_due(transaction: Transaction) -> bool:
+    """Give jobs whose time has come their place in the queue; return whether there may be more."""
+    made_due: int = transaction.run(_MAKE_DUE).rowcount
+    return made_due == _DUE_AT_ONCE
 
 
 def room_per_type(
@@ -124,10 +125,10 @@ def room_per_type(
     return {task_type: left for task_type, left in room.items() if left > 0}, bool(limits)
 
 
-def any_waiting(transaction: Transaction, task_types: Sequence[str]) -> bool:
-    """Return whether a due job waits that may be claimed now, without locking anything."""
-    values = {"task_types": json.dumps(list(task_types))}
-    return transaction.run(_ANY_WAITING, values).fetchone() is not None
+def is_any_due(transaction: Transaction, task_types: Iterable[str]) -> bool:
+    """Return whether a job may be claimed now, or one of whatever type has yet to be made due."""
+    is_waiting, due_in_ms = look_for_jobs(transaction, list(task_types))
+    return is_waiting or (due_in_ms is not None and due_in_ms <= 0)
 
 
 def look_for_jobs(
