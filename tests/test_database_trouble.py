@@ -25,6 +25,14 @@ from postgresql_server import PostgresqlServer, own_postgresql
 
 HOUR_SECONDS = 3600
 
+# As a disk does that fills up with the transaction's last page.
+REFUSE_AT_COMMIT = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN RAISE EXCEPTION ''no room'' USING ERRCODE = ''disk_full''; END';
+    CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON jobs DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
 
 def test_on_a_full_disk_what_was_taken_stays_and_the_rest_is_refused(tmp_path: Path) -> None:
     """A real one: a small tmpfs in a mount namespace of the test's own."""
@@ -128,6 +136,29 @@ def test_a_rerun_waits_until_a_clock_that_was_put_back_is_there_again(
     assert repository.fetch_next_jobs(["t"], 1) == []  # a wait, until the clock is there again
     sql.clock.ms += (HOUR_SECONDS + 10) * 1000
     assert len(repository.fetch_next_jobs(["t"], 1)) == 1
+
+
+@pytest.mark.parametrize("first", ["queued", "processing"])
+def test_a_commit_that_fails_leaves_the_claim_as_it_was(postgresql_url: str, first: str) -> None:
+    engine = create_engine(postgresql_url)
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine), lease_seconds=600)
+    repository.add_job(Job(job_id="j", task_type="t"))
+    if first == "processing":
+        assert repository.fetch_next_job(["t"]) is not None
+    after = {"queued": "processing", "processing": "completed"}[first]
+
+    with engine.begin() as connection:
+        connection.execute(text(REFUSE_AT_COMMIT))
+    try:
+        with pytest.raises(DatabaseUnavailable, match="no room"):
+            repository.update_job("j", status=after)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP FUNCTION refuse CASCADE"))
+
+    assert repository.update_job("j", status="completed")
+    repository.release_instance()
+    engine.dispose()
 
 
 def test_a_server_that_goes_away_and_returns() -> None:

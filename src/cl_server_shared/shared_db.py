@@ -115,6 +115,7 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
         """
         changes = checked_changes(fields)
         status = changes.pop("status", None)
+        claimed: Optional[ClaimedJob] = None
         self._held.instance()  # a forked child has none of its parent's claims
         claiming = self._held.claiming_instance() if status == "processing" else None
         with self._transaction() as transaction:
@@ -132,7 +133,12 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
             if status is None:
                 jobs.set_fields(transaction, job_id, state, state.status, **changes)
             else:
-                self._change_status(transaction, job_id, state, status, claiming, changes)
+                claimed = self._set_status(transaction, job_id, state, status, claiming, changes)
+        # Not before the commit: where that fails, the job is held as it was.
+        if claimed is not None:
+            self._held.took([claimed])
+        elif status is not None:
+            self._held.let_go(job_id)
         return True
 
     def fetch_next_job(self, task_types: Sequence[str]) -> Optional[Job]:
@@ -172,7 +178,7 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
         self._held.took([claimed])
         return claimed
 
-    def _change_status(
+    def _set_status(
         self,
         transaction: Transaction,
         job_id: str,
@@ -180,17 +186,18 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
         status: str,
         claiming: Optional[int],
         changes: dict[str, Any],
-    ) -> None:
+    ) -> Optional[ClaimedJob]:
+        """Give a job another status; return the claim that was made of it, if one was."""
+        claimed = None
         if status in TERMINAL_STATUSES:
             outcomes.end_job(transaction, state, status, **changes)
-            self._held.let_go(job_id)
-            return
+            return None
         if status == "processing":
             assert claiming is not None
-            self._held.took([claims.claim_job(transaction, state.id, job_id, claiming)])
+            claimed = claims.claim_job(transaction, state.id, job_id, claiming)
         else:
             assert state.claimed_by is not None and state.claim_seq is not None
             held = Claim(job_id, state.id, state.claimed_by, state.claim_seq)
             outcomes.give_back(transaction, held)
-            self._held.let_go(job_id)
         jobs.set_fields(transaction, job_id, state, status, **changes)
+        return claimed
