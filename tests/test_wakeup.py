@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable
@@ -22,7 +22,8 @@ from sqlalchemy.orm import sessionmaker
 from cl_ml_tools import Job
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.models import Base
-from job_backends import engine_for, wait_until
+from cl_server_shared.task_control import TaskControl
+from job_backends import complete, engine_for, wait_until
 
 # No wait ends by itself in a test's time: whoever wakes was woken.
 LONG_SECONDS = 100.0
@@ -204,6 +205,31 @@ def test_a_job_to_be_run_again_ends_the_wait_when_it_is_due(place: Place) -> Non
     (held,) = holder.fetch_next_jobs(["t"], 1)
     waiting = place.wait(repository)
     assert holder.fail_job(held.claim, "no") == "queued"
+    assert waiting.result(PATIENCE_SECONDS) is True
+    assert repository.fetch_next_job(["t"]) is not None
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled", "updated", "deleted"])
+def test_the_end_of_a_job_of_a_limited_type_ends_the_wait(place: Place, end: str) -> None:
+    TaskControl(sessionmaker(bind=place.engine)).limit_task_type("t", 1)
+    holder = place.repository()
+    for job_id in ("held", "next"):
+        place.add(job_id)
+    (held,) = holder.fetch_next_jobs(["t"], 2)
+    repository = place.idle_repository()
+    waiting = place.wait(repository)
+    assert not wait([waiting], timeout=0.2).done
+
+    if end == "completed":
+        complete(holder, held.claim, {})
+    elif end == "failed":
+        holder.fail_job(held.claim, "no", retryable=False)
+    elif end == "cancelled":
+        holder.end_cancelled_job(held.claim)
+    elif end == "updated":
+        holder.update_job("held", status="completed")
+    else:
+        holder.delete_job("held")
     assert waiting.result(PATIENCE_SECONDS) is True
     assert repository.fetch_next_job(["t"]) is not None
 

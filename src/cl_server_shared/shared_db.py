@@ -153,6 +153,7 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
             if state is None:
                 return False
             jobs.delete_job(transaction, state.id)
+            self._tell_of_room(transaction)
         self._held.let_go(job_id)
         return True
 
@@ -191,6 +192,7 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
         claimed = None
         if status in TERMINAL_STATUSES:
             outcomes.end_job(transaction, state, status, **changes)
+            self._tell_of_room(transaction)
             return None
         if status == "processing":
             assert claiming is not None

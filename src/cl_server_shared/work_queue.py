@@ -71,6 +71,7 @@ class WorkQueueInSQL:
         self._in_doubt: set[Claim] = set()
         self._looked_for: Sequence[str] = ()
         self._limited_until = float("-inf")
+        self._limits_seen = False
         self._floor = RankFloor(partial(_vacuum_is_held_back, self._database))
 
     @property
@@ -170,6 +171,7 @@ class WorkQueueInSQL:
         try:
             with self._transaction(one_statement=not logged) as transaction:
                 ended = outcomes.complete(transaction, outputs) if outputs else {}
+                self._tell_of_room(transaction)
                 for item in logged:
                     outcomes.keep_log(transaction, item, ended)
         except DatabaseUnavailable:
@@ -214,6 +216,7 @@ class WorkQueueInSQL:
             status = outcomes.fail(
                 transaction, claim, error, retryable=retryable, outcome=outcome, log=log
             )
+            self._tell_of_room(transaction)
         self._held.let_go(claim.job_id)
         return status
 
@@ -263,6 +266,7 @@ class WorkQueueInSQL:
         """
         with self._transaction() as transaction:
             outcomes.end_cancelled(transaction, claim, log=log)
+            self._tell_of_room(transaction)
         self._held.let_go(claim.job_id)
 
     def rescue_expired_jobs(self) -> int:
@@ -273,6 +277,7 @@ class WorkQueueInSQL:
             for claim in orphaned:
                 error = "the worker that ran it went silent"
                 outcomes.fail(transaction, claim, error, retryable=True, outcome="lost")
+                transaction.makes_claimable = True  # it, or what waited for it to end
         if orphaned:
             logger.warning("%d jobs of workers that went silent were taken back", len(orphaned))
         return len(orphaned)
@@ -319,6 +324,7 @@ class WorkQueueInSQL:
                 claimed = claims.claim_within_limits(transaction, room, limit, instance_id)
                 # Others may hold the heads, or be giving their place to jobs that became due.
                 is_hidden = not claimed and bool(room) and waiting.is_any_due(transaction, room)
+            self._limits_seen = limited
             if limited:
                 self._limited_until = time.monotonic() + LIMITED_SECONDS
             if not is_hidden:
@@ -327,6 +333,10 @@ class WorkQueueInSQL:
                 tries += 1
                 time.sleep(EMPTY_CLAIM_PAUSE_SECONDS)
         return []
+
+    def _tell_of_room(self, transaction: Transaction) -> None:
+        """Where task types are limited, wake who waits: a job that ends makes room for another."""
+        transaction.makes_claimable |= self._limits_seen
 
     def _completed_before(self, claim: Claim, task_output: Optional[str]) -> bool:
         """Return whether an earlier call, whose answer was lost, has ended the job."""
