@@ -28,6 +28,28 @@ def test_a_lease_must_be_seen_over_twice_a_renewal_apart() -> None:
     assert watch.expired([lease()], RENEWAL, RENEWAL) == [lease()]
 
 
+def test_seen_before_it_was_over_does_not_count() -> None:
+    watch = LeaseWatch()
+
+    assert watch.expired([lease(is_over=False)], 0.0, RENEWAL) == []
+    assert watch.expired([lease()], RENEWAL, RENEWAL) == []  # the clock was put forward
+    assert watch.expired([lease()], 2 * RENEWAL, RENEWAL) == [lease()]
+
+
+def test_over_and_not_over_again_begins_anew() -> None:
+    watch = LeaseWatch()
+
+    for seconds, is_over in ((0, True), (5, False), (RENEWAL, True)):
+        assert watch.expired([lease(is_over=is_over)], seconds, RENEWAL) == []
+
+
+def test_a_whole_lease_without_renewal_is_enough() -> None:
+    watch = LeaseWatch()
+
+    assert watch.expired([lease(is_over=False)], 0.0, RENEWAL) == []
+    assert watch.expired([lease()], LEASE_SECONDS, RENEWAL) == [lease()]
+
+
 def test_a_renewal_in_between_saves_it() -> None:
     watch = LeaseWatch()
 
@@ -70,6 +92,44 @@ def test_a_sleeping_laptop_loses_no_job(shared_sql: Backend, step_seconds: int) 
     shared_sql.clock.advance(RENEWAL)
     assert rescuer.rescue_expired_jobs() == 0
     complete(worker, claimed[0].claim, {})
+
+
+def test_a_clock_put_forward_takes_no_job_from_who_is_about_to_renew(shared_sql: Backend) -> None:
+    if shared_sql.rescues_at_first_sight:
+        pytest.skip("the server's clock decides there")
+    worker, rescuer = shared_sql.make(), shared_sql.make()
+    shared_sql.add(worker)
+    worker.register_instance("w", {}, 1)
+    claimed = worker.fetch_next_jobs(["t"], 1)
+    rescuer.rescue_expired_jobs()
+
+    shared_sql.clock.advance(RENEWAL)
+    shared_sql.clock.ms += 3600 * 1000
+    assert rescuer.rescue_expired_jobs() == 0
+    assert worker.renew_lease() is not None
+    complete(worker, claimed[0].claim, {})
+
+
+def test_whoever_renews_less_often_is_given_the_time_for_it(shared_sql: Backend) -> None:
+    if shared_sql.rescues_at_first_sight:
+        pytest.skip("the server's clock decides there")
+    rescuer = shared_sql.make()
+    patient = SQLAlchemyJobRepository(
+        sessionmaker(bind=shared_sql.engine),
+        lease_seconds=10 * LEASE_SECONDS,
+        clock=shared_sql.clock,
+    )
+    patient.broadcaster = shared_sql.broadcaster
+    shared_sql.add(rescuer)
+    patient.register_instance("w", {}, 1)
+    assert len(patient.fetch_next_jobs(["t"], 1)) == 1
+
+    shared_sql.clock.ms += 3600 * 1000
+    for _ in range(5):
+        assert rescuer.rescue_expired_jobs() == 0
+        shared_sql.clock.advance(RENEWAL)
+    assert patient.renew_lease() is not None
+    patient.release_instance()
 
 
 def test_a_rescued_instance_is_forgotten_and_may_come_back(shared_sql: Backend) -> None:

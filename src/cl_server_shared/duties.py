@@ -10,7 +10,7 @@ from typing import Callable
 
 from .database import Database
 from .ids import new_instance_id
-from .leases import watch_of
+from .leases import RENEWALS_PER_LEASE, watch_of
 from .sql import duties
 from .sql.duties import DutyRow
 from .sql.leases import Lease
@@ -22,8 +22,6 @@ RESCUE = "rescue"
 
 # The longest that a duty stays with a process that died.
 MAX_LEASE_SECONDS = 30.0
-
-RENEWALS_PER_LEASE = 3
 
 # On SQLite a process that looks only once, as a cron job does, sees no one silent for long: it
 # takes a duty whose holder has not renewed it for a day. Nothing is lost where two hold one.

@@ -16,15 +16,12 @@ from cl_ml_tools.protocols import Claim
 from .database import Database
 from .errors import SharedError
 from .ids import new_instance_id
-from .leases import watch_of
+from .leases import RENEWALS_PER_LEASE, watch_of
 from .sql import leases
 
 __all__ = ["ExpiredInstances", "Instance", "keep_renewing"]
 
 logger = logging.getLogger(__name__)
-
-# A lease is renewed three times before it runs out: one failed renewal, or a slow one, costs nothing.
-RENEWALS_PER_LEASE = 3
 
 # In-memory SQLite lives and dies with its process: there a lease does not end.
 ENDLESS_LEASE_MS = 2**52
@@ -84,7 +81,7 @@ class ExpiredInstances:
         self._database = database
         self._monotonic = monotonic
 
-    def forget(self, renewal_seconds: float) -> int:
+    def forget(self) -> int:
         """Delete the rows of dead instances; return how many there were.
 
         PostgreSQL's one clock decides at once; for SQLite see `LeaseWatch`.
@@ -93,7 +90,7 @@ class ExpiredInstances:
             seen = leases.select_leases(transaction)
         if self._database.dialect == "sqlite":
             watch = watch_of(self._database.bind, "workers")
-            over = watch.expired(seen, self._monotonic(), renewal_seconds)
+            over = watch.expired(seen, self._monotonic())
         else:
             over = [lease for lease in seen if lease.is_over]
         if not over:

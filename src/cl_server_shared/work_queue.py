@@ -23,7 +23,7 @@ from .database import Database
 from .duties import RESCUE, Duties, duty_lease_seconds
 from .errors import DatabaseUnavailable
 from .holdings import Holdings
-from .instance import RENEWALS_PER_LEASE, ExpiredInstances, Instance
+from .instance import ExpiredInstances, Instance
 from .outbox import EventPublisher, Outbox
 from .rank_floor import RankFloor
 from .sql import claims, leases, outcomes, stats, waiting
@@ -271,7 +271,7 @@ class WorkQueueInSQL:
 
     def rescue_expired_jobs(self) -> int:
         """Fail the attempts of instances whose lease ran out; return how many there were."""
-        self._expired.forget(self._held.lease_seconds / RENEWALS_PER_LEASE)
+        self._expired.forget()
         with self._transaction() as transaction:
             orphaned = leases.orphaned_claims(transaction)
             for claim in orphaned:
