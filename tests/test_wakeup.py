@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -266,6 +267,29 @@ def test_threads_may_wait_on_one_repository(place: Place) -> None:
     waiting = [place.wait(repository) for _ in range(3)]
     place.add()  # nobody claims it, so each of them finds it
     assert [future.result(PATIENCE_SECONDS) for future in waiting] == [True, True, True]
+
+
+def test_each_thread_waits_for_what_it_looked_for_itself(place: Place) -> None:
+    repository = place.repository()
+    has_looked = threading.Barrier(3)
+
+    def wait_for(task_type: str) -> bool:
+        assert repository.fetch_next_job([task_type]) is None
+        has_looked.wait(PATIENCE_SECONDS)
+        return repository.wait_for_jobs(LONG_SECONDS)
+
+    waiting = {name: place.threads.submit(wait_for, name) for name in ("t", "u")}
+    has_looked.wait(PATIENCE_SECONDS)
+    for name, future in waiting.items():
+        place.add(name, task_type=name)
+        assert future.result(PATIENCE_SECONDS) is True
+
+
+def test_who_has_not_looked_yet_is_woken_by_any_job(place: Place) -> None:
+    waiting = place.wait(place.repository())
+    assert not wait([waiting], timeout=0.2).done
+    place.add()
+    assert waiting.result(PATIENCE_SECONDS) is True
 
 
 def test_the_callers_transaction_wakes_once_it_is_committed(place: Place) -> None:

@@ -7,6 +7,7 @@ commit (`outbox`).
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -70,6 +71,7 @@ class WorkQueueInSQL:
         self._held = Holdings(self._database, lease_seconds, self._renew_and_rescue)
         self._in_doubt: set[Claim] = set()
         self._looked_for: Sequence[str] = ()
+        self._here = _OfThread()
         self._limited_until = float("-inf")
         self._limits_seen = False
         self._floor = RankFloor(partial(_vacuum_is_held_back, self._database))
@@ -140,7 +142,7 @@ class WorkQueueInSQL:
         task_types = list(dict.fromkeys(name for name in task_types if can_be_stored(name)))
         if not task_types or limit < 1:
             return []
-        self._looked_for = task_types
+        self._looked_for = self._here.looked_for = task_types
         instance_id = self._held.claiming_instance()
         claimed = self._claim_at_once(task_types, limit, instance_id)
         claimed = claimed or self._claim_step_by_step(task_types, limit, instance_id)
@@ -283,8 +285,12 @@ class WorkQueueInSQL:
         return len(orphaned)
 
     def wait_for_jobs(self, timeout_seconds: float) -> bool:
-        """Sleep until something may have been added; False where the time is over."""
-        return self._wakeup.wait(timeout_seconds, self._looked_for)
+        """Sleep until there may be a job; False where the time is over.
+
+        One of those that this thread looked for last, or any thread, where this one did not; before
+        the first look, any job.
+        """
+        return self._wakeup.wait(timeout_seconds, self._here.looked_for or self._looked_for)
 
     def _transaction(self, *, one_statement: bool = False) -> AbstractContextManager[Transaction]:
         """Return a write transaction whose events are published after its commit."""
@@ -364,6 +370,12 @@ class WorkQueueInSQL:
             if is_ours:
                 self.rescue_expired_jobs()
         return True
+
+
+class _OfThread(threading.local):
+    """What each thread looked for last; nothing: it has not looked."""
+
+    looked_for: Sequence[str] = ()
 
 
 def _vacuum_is_held_back(database: Database) -> bool:

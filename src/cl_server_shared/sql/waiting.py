@@ -99,6 +99,16 @@ _LOOK = Statement(
     f"SELECT ({_ANY_WAITING.postgresql}), ({_NEXT_DUE_IN_MS.postgresql})",
 )
 
+# The same for who has not said yet what it is looking for: by the claim's index, as its order is.
+_HEAD = """
+    SELECT 1 FROM queue_entries WHERE claimed_by IS NULL AND rank IS NOT NULL
+    ORDER BY task_type, rank, id LIMIT 1
+"""
+_LOOK_FOR_ANY = Statement(
+    f"SELECT ({_HEAD}), ({_NEXT_DUE_IN_MS.sqlite})",
+    f"SELECT ({_HEAD}), ({_NEXT_DUE_IN_MS.postgresql})",
+)
+
 
 def make_due(transaction: Transaction) -> bool:
     """Give jobs whose time has come their place in the queue; return whether there may be more."""
@@ -137,8 +147,9 @@ def look_for_jobs(
     """Return whether a due job waits that may be claimed now, and when the next one becomes due.
 
     The latter in milliseconds from now, of whatever type; `None` where none waits for its time.
-    Takes no lock.
+    Takes no lock. No task types at all: whatever waits.
     """
     values = {"task_types": json.dumps(list(task_types))}
-    waiting, due_in_ms = transaction.run(_LOOK, values).fetchone()
+    look = _LOOK if task_types else _LOOK_FOR_ANY
+    waiting, due_in_ms = transaction.run(look, values).fetchone()
     return waiting is not None, due_in_ms

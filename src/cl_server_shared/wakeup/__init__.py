@@ -66,7 +66,7 @@ class Wakeup:
 
         Args:
             timeout_seconds: How long to sleep at most.
-            task_types: What the caller last looked for in vain.
+            task_types: What the caller last looked for in vain; none: whatever comes.
 
         Returns:
             True where a claim is worth it, False where the time is over.
