@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -73,6 +74,16 @@ class BrokerProcess:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until_listening(self.port)
         return self
+
+    def freeze(self) -> None:
+        """Have it do nothing until it thaws: its clients see a connection that is silent."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it at once: its clients see a broken connection."""

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from broker_process import BrokerProcess, free_port, point_to
 from cl_ml_tools import Job, MQTTBroadcaster
+from cl_ml_tools.broadcast import mqtt
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository, outbox
 from cl_server_shared.database import Database
 from cl_server_shared.maintenance import (
@@ -123,6 +124,35 @@ def add_and_die(url: str, name: str) -> None:
         [sys.executable, "-c", DYING, url, name], env=environment, check=False, timeout=60
     )
     assert died.returncode == 9
+
+
+def test_what_was_dropped_beside_a_slow_broker_is_relayed_by_the_same_process(
+    repository: SQLAlchemyJobRepository,
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mqtt, "MAX_UNACKNOWLEDGED", 2)
+    monkeypatch.setattr(mqtt, "MAX_WAITING", 2)
+    broker = BrokerProcess(tmp_path, free_port()).start()
+    point_to(broker, monkeypatch, topic=f"test/{tmp_path.name}")
+    try:
+        broadcaster = repository.broadcaster
+        assert isinstance(broadcaster, MQTTBroadcaster) and broadcaster.wait_connected(20)
+        broker.freeze()
+        for number in range(10):
+            repository.add_job(Job(job_id=str(number), task_type="t"))
+        broker.thaw()
+        wait_until(lambda: unmarked(engine) == 6, "the four that were kept are acknowledged")
+
+        database = Database(sessionmaker(bind=engine))
+        again = outbox.Outbox(database)
+        for _ in range(3):  # of six at once, two are dropped again
+            relay.relay_events(database, again, min_age_ms=0)
+            assert again.flush(20)
+        assert unmarked(engine) == 0
+    finally:
+        broker.stop()
 
 
 def test_events_of_a_dead_process_reach_the_broker_when_it_is_back(

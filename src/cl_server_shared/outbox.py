@@ -191,7 +191,9 @@ class Outbox:
                     self._in_flight += 1
                 self._published.add(event_id)
                 future = broadcaster.publish_tracked(topic, payload)
-                future.add_done_callback(partial(self._on_done, broadcaster, event_id))
+                # At once, and with a connection: it can never be sent. The relay need not try.
+                is_refused = future.done() and not future.result() and broadcaster.connected
+                future.add_done_callback(partial(self._on_done, event_id, is_refused))
             elif broadcaster.connected:  # progress that waited would be none any more
                 broadcaster.publish_event(topic=topic, payload=payload)
             return
@@ -205,14 +207,14 @@ class Outbox:
                 self._acknowledged.append(event_id)
             self._settled.set()
 
-    def _on_done(self, broadcaster: MQTTBroadcaster, event_id: int, future: Future[bool]) -> None:
-        acknowledged = not future.cancelled() and future.result()
+    def _on_done(self, event_id: int, is_refused: bool, future: Future[bool]) -> None:
+        acknowledged = future.result()
         with self._acks_lock:
             self._in_flight -= 1
             if acknowledged:
                 self._acknowledged.append(event_id)
-        if not acknowledged and not broadcaster.connected:
-            self._published.discard(event_id)  # dropped for want of a connection; else refused
+        if not acknowledged and not is_refused:
+            self._published.discard(event_id)  # dropped, as too much waited: the relay's now
         self._settled.set()
 
     def _watch_acknowledgements(self) -> None:
