@@ -625,6 +625,20 @@ def test_a_postgresql_database_without_tables_is_said(
         engine.dispose()
 
 
+def test_a_pool_of_one_connection_does_for_the_callers_transaction(postgresql_url: str) -> None:
+    engine = create_engine(postgresql_url, pool_size=1, max_overflow=0, pool_timeout=60)
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+
+    began = time.monotonic()
+    with sessionmaker(bind=engine).begin() as session:
+        repository.add_job(job("j"), session=session)
+
+    assert time.monotonic() - began < 20
+    assert repository.fetch_next_job(["t"]) is not None
+    repository.release_instance()
+    engine.dispose()
+
+
 def test_a_pool_that_keeps_no_connection_does(postgresql_url: str) -> None:
     engine = create_engine(postgresql_url, poolclass=NullPool)
     repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))

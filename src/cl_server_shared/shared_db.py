@@ -76,8 +76,8 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
         acknowledged = self._outbox.without_broker
         with self._database.joined(session, acknowledged=acknowledged) as transaction:
             job_id = adding.add_job(transaction, new_job)
+            self._wakeup.announce_after_commit(session, transaction)
         self._outbox.publish_after_commit(session, transaction.events)
-        self._wakeup.announce_after_commit(session)
         return job_id
 
     def add_jobs(self, jobs: Sequence[JobToAdd]) -> list[AddedJob]:

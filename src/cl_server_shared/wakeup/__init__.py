@@ -16,14 +16,16 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from sqlalchemy import Engine
 from sqlalchemy.event import contains, listen
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..database import Database
-from ..errors import SharedError
+from ..errors import DatabaseUnavailable, SharedError
+from ..transaction import Transaction
 from .connections import can_notify
 from .data_version import DataVersion
 from .notifications import Notifications
@@ -94,15 +96,20 @@ class Wakeup:
 
         SQLite's waiters see the commit itself.
         """
-        if self._database.dialect != "postgresql" or not can_notify(self._database):
+        if not self._can_announce():
             return
         try:
             self._chosen().announce()
         except SharedError as error:
             logger.warning("idle workers are not told of a job, they will look: %s", error)
 
-    def announce_after_commit(self, session: Session) -> None:
-        """Do so once the caller's transaction is committed."""
+    def announce_after_commit(self, session: Session, transaction: Transaction) -> None:
+        """Do so once the caller's transaction is committed; what is needed for it is asked here.
+
+        After the commit the session still has its connection, and it may be the pool's only one.
+        """
+        if self._can_announce():
+            self._chosen(transaction.cursor)
         session.info[self] = True
         if not contains(session, "after_commit", self._announce_committed):
             listen(session, "after_commit", self._announce_committed)
@@ -118,13 +125,21 @@ class Wakeup:
         if not session.in_nested_transaction() and session.info.pop(self, False):
             self.announce()
 
-    def _chosen(self) -> Way:
+    def _can_announce(self) -> bool:
+        return self._database.dialect == "postgresql" and can_notify(self._database)
+
+    def _chosen(self, cursor: Any = None) -> Way:
+        """Return the way in use; one is chosen at the first call.
+
+        Args:
+            cursor: On a connection to PostgreSQL that the caller has; `None`: one of the pool's.
+        """
         if self._pid != os.getpid():
             self._after_fork()
         way = self._current
         if way is None:
             with self._lock:
-                way = self._current = self._current or _choose(self._database)
+                way = self._current = self._current or _choose(self._database, cursor)
         return way
 
     def _after_fork(self) -> None:
@@ -146,9 +161,17 @@ class Wakeup:
         way.close()
 
 
-def _choose(database: Database) -> Way:
+def _choose(database: Database, cursor: Any) -> Way:
     if database.dialect == "postgresql":
-        return Notifications(database) if can_notify(database) else Poll(database)
+        if not can_notify(database):
+            return Poll(database)
+        if cursor is not None:
+            return Notifications(database, cursor)
+        try:
+            with database.reading() as transaction:
+                return Notifications(database, transaction.cursor)
+        except SQLAlchemyError as error:  # all connections of the pool are in use
+            raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
     if database.in_memory or not isinstance(database.bind, Engine):
         return Poll(database)
     watched = wal_path(database)

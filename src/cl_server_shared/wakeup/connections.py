@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from ..database import Database
 from ..errors import DatabaseUnavailable
@@ -35,22 +34,14 @@ class Connector:
     caller disposes of it.
 
     Args:
-        database: Where to.
-
-    Raises:
-        DatabaseUnavailable: It cannot be reached.
+        cursor: A cursor on one of them.
     """
 
-    def __init__(self, database: Database) -> None:
-        try:
-            with database.reading() as transaction:
-                cursor = transaction.cursor
-                info = cursor.connection.info
-                self._search_path = cursor.execute("SHOW search_path").fetchone()[0]
-                # Now: a pool may close the connection as soon as it has it back.
-                parameters, password = info.get_parameters(), info.password
-        except SQLAlchemyError as error:  # all connections of the pool are in use
-            raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
+    def __init__(self, cursor: Any) -> None:
+        info = cursor.connection.info
+        self._search_path = cursor.execute("SHOW search_path").fetchone()[0]
+        # Now: a pool may close the connection as soon as it has it back.
+        parameters, password = info.get_parameters(), info.password
         self._parameters: dict[str, Any] = {**parameters, **KEEPING_ALIVE}
         self._parameters.pop("application_name", None)
         if password:

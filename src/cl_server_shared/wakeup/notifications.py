@@ -47,16 +47,14 @@ class Notifications(Way):
 
     Args:
         database: Where the jobs are.
-
-    Raises:
-        DatabaseUnavailable: It cannot be reached.
+        cursor: One on a connection to it.
     """
 
     name = "notify"
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cursor: Any) -> None:
         self._is_woken = False
-        connector = Connector(database)
+        connector = Connector(cursor)
         self._notifier = Notifier(connector)
         self._listener = _Listener(database, connector)
         weakref.finalize(self, self._notifier.stop).atexit = False  # it has last words
