@@ -359,6 +359,23 @@ def test_batches_go_on_where_the_last_ended(sql: Backend, control: JobControl) -
     assert status_of(repository, job_ids[0]) == "queued"
 
 
+@pytest.mark.parametrize("time_ms", ["1700000000000", "yesterday", 1.5, True, -1, 2**63])
+@pytest.mark.parametrize("name", ["added_after", "added_before"])
+def test_a_time_that_is_none_finds_nothing(
+    sql: Backend, control: JobControl, name: str, time_ms: Any
+) -> None:
+    job_id = sql.add(sql.make())
+
+    with pytest.raises(ValueError, match=name):
+        control.cancel_jobs(JobFilter(task_type="t", **{name: time_ms}))
+    assert sql.told(job_id) == ["queued"]
+
+
+def test_a_batch_is_of_one_job_at_least(sql: Backend, control: JobControl) -> None:
+    with pytest.raises(ValueError, match="limit 0"):
+        control.cancel_batch(ALL, limit=0)
+
+
 @pytest.mark.parametrize("wanted", [JobFilter(), JobFilter(status="completed", everything=True)])
 def test_a_filter_that_says_nothing_or_nonsense_is_refused(wanted: JobFilter) -> None:
     control = JobControl(sessionmaker())

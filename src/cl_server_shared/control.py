@@ -264,9 +264,19 @@ def _checked(wanted: JobFilter, statuses: frozenset[str], after: int, limit: int
         raise ValueError(f"status: expected {expected}, not {wanted.status!r}")
     check_text("task_type", wanted.task_type)
     check_text("created_by", wanted.created_by)
+    _check_time("added_after", wanted.added_after)
+    _check_time("added_before", wanted.added_before)
+    if limit < 1:
+        raise ValueError(f"limit {limit!r} is not at least 1")
     values = asdict(wanted)
     del values["everything"]
     return {**values, "after": after, "limit": limit}
+
+
+def _check_time(name: str, time_ms: Optional[int]) -> None:
+    """Raise `ValueError` unless it is milliseconds: SQLite takes any text for 0, and finds all."""
+    if time_ms is not None and (type(time_ms) is not int or not 0 <= time_ms < 2**63):
+        raise ValueError(f"{name} {time_ms!r} is not milliseconds since the epoch")
 
 
 def _retry(transaction: Transaction, entry_id: int, _job_id: str) -> bool:
