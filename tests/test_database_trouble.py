@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import sessionmaker
 
 from cl_ml_tools import Job
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.database import Database
+from cl_server_shared.engine import create_database_engine
 from cl_server_shared.errors import DatabaseUnavailable
 from job_backends import Backend, complete, engine_for, wait_until
 from postgresql_server import PostgresqlServer, own_postgresql
@@ -159,6 +160,23 @@ def test_a_commit_that_fails_leaves_the_claim_as_it_was(postgresql_url: str, fir
     assert repository.update_job("j", status="completed")
     repository.release_instance()
     engine.dispose()
+
+
+@pytest.mark.parametrize(("query", "seconds"), [({}, 20), ({"tcp_user_timeout": "5000"}, 5)])
+def test_a_server_that_is_gone_without_a_word_is_not_waited_for(
+    postgresql_url: str, query: dict[str, str], seconds: int
+) -> None:
+    """By the system's defaults a statement would wait for two hours; seen on a cut network."""
+    url = make_url(postgresql_url).update_query_dict(query)
+    engine = create_database_engine(url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        told = driver.info.get_parameters()
+    engine.dispose()
+
+    assert int(told["tcp_user_timeout"]) == seconds * 1000
+    assert int(told["keepalives_idle"]) + int(told["keepalives_interval"]) * 3 < 30
+    assert int(told["connect_timeout"]) <= 10
 
 
 def test_a_server_that_goes_away_and_returns() -> None:

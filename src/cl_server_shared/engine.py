@@ -22,7 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from .errors import DatabaseUnavailable
 
-__all__ = ["create_database_engine", "create_session_factory", "sqlite_module"]
+__all__ = ["KEEPING_ALIVE", "create_database_engine", "create_session_factory", "sqlite_module"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,17 @@ BUSY_TIMEOUT_MS = 10_000
 # A connection that was used a moment ago is not tested before it is used again.
 REST_SECONDS = 1.0
 _RESTED_SINCE = "cl_server_shared.rested_since"
+
+# A PostgreSQL whose machine or network is gone without a word is noticed within half a minute; by
+# the system's own defaults a statement would wait for its answer for two hours.
+KEEPING_ALIVE = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 URL_EXPECTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
 
@@ -69,7 +80,7 @@ def create_database_engine(
     passwords, and what people keep private. SQLite gives its other files the same mode.
 
     Args:
-        url: A SQLAlchemy URL; `postgresql://` means psycopg 3.
+        url: A SQLAlchemy URL; `postgresql://` means psycopg 3. What it says of time-outs holds.
         module: The SQLite module of this process; `None`: the standard library's.
         synchronous: SQLite's. `FULL`: a commit survives loss of power; `NORMAL`: it may roll back.
 
@@ -81,7 +92,8 @@ def create_database_engine(
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() == "postgresql":
-            return _tested_after_rest(create_engine(parsed))
+            arguments = {k: value for k, value in KEEPING_ALIVE.items() if k not in parsed.query}
+            return _tested_after_rest(create_engine(parsed, connect_args=arguments))
     except (ArgumentError, ValueError) as error:  # it may quote the URL, and its password
         raise DatabaseUnavailable(f"{URL_EXPECTED} is expected") from error
     except ImportError as error:

@@ -7,19 +7,10 @@ from typing import Any
 from sqlalchemy import Engine
 
 from ..database import Database
+from ..engine import KEEPING_ALIVE
 from ..errors import DatabaseUnavailable
 
 __all__ = ["Connector", "can_notify"]
-
-# A connection whose other end is gone without a word is noticed within half a minute.
-KEEPING_ALIVE = {
-    "connect_timeout": 10,
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
 
 
 def can_notify(database: Database) -> bool:
@@ -42,7 +33,7 @@ class Connector:
         self._search_path = cursor.execute("SHOW search_path").fetchone()[0]
         # Now: a pool may close the connection as soon as it has it back.
         parameters, password = info.get_parameters(), info.password
-        self._parameters: dict[str, Any] = {**parameters, **KEEPING_ALIVE}
+        self._parameters: dict[str, Any] = {**KEEPING_ALIVE, **parameters}
         self._parameters.pop("application_name", None)
         if password:
             self._parameters["password"] = password
