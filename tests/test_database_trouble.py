@@ -139,6 +139,12 @@ def test_a_rerun_waits_until_a_clock_that_was_put_back_is_there_again(
     assert len(repository.fetch_next_jobs(["t"], 1)) == 1
 
 
+LOSE = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'to be lost'
+"""
+
+
 @pytest.mark.parametrize("first", ["queued", "processing"])
 def test_a_commit_that_fails_leaves_the_claim_as_it_was(postgresql_url: str, first: str) -> None:
     engine = create_engine(postgresql_url)
@@ -160,6 +166,48 @@ def test_a_commit_that_fails_leaves_the_claim_as_it_was(postgresql_url: str, fir
     assert repository.update_job("j", status="completed")
     repository.release_instance()
     engine.dispose()
+
+
+def test_a_claim_by_update_job_is_held_though_its_answer_was_lost(
+    sql: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = sql.make()
+    job_id = sql.add(repository)
+    assert repository.fetch_next_job(["other"]) is None  # from now on it is an instance
+
+    def cut(*_: object) -> None:
+        raise DatabaseUnavailable("cut off behind the commit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cl_server_shared.transaction.tell_committed", cut)
+        with pytest.raises(DatabaseUnavailable):
+            repository.update_job(job_id, status="processing")
+
+    assert repository.update_job(job_id, status="processing")
+    assert repository.update_job(job_id, progress=50)
+    assert repository.update_job(job_id, status="completed")
+
+
+def test_a_connection_that_is_lost_is_told_without_a_traceback(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = create_engine(postgresql_url)
+    engine = create_engine(postgresql_url, connect_args={"application_name": "to be lost"})
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+
+    for call in (
+        lambda: repository.get_job("j"),
+        lambda: repository.update_job("j", progress=1),
+        lambda: repository.add_job(Job(job_id="j", task_type="t")),
+    ):
+        repository.get_job("j")  # there is a connection to lose
+        with other.connect() as connection:
+            connection.execute(text(LOSE))
+        with pytest.raises(DatabaseUnavailable):
+            call()
+    assert "Traceback" not in caplog.text
+    engine.dispose()
+    other.dispose()
 
 
 @pytest.mark.parametrize(("query", "seconds"), [({}, 20), ({"tcp_user_timeout": "5000"}, 5)])

@@ -104,6 +104,14 @@ class Holdings:
         """Forget the claim on a job."""
         self._claims.pop(job_id, None)
 
+    def recognise(self, job_id: str, state: JobState) -> None:
+        """Hold a job that is this object's by what the database says: its claim's answer was lost."""
+        instance = self._instance
+        if instance is None or job_id in self._claims or state.claim_seq is None:
+            return
+        if state.claimed_by == instance.instance_id:
+            self._claims[job_id] = Claim(job_id, state.id, state.claimed_by, state.claim_seq)
+
     def check(self, job_id: str, state: JobState) -> None:
         """Raise `ClaimLost` where the job is another's, or is this object's no more.
 

@@ -122,6 +122,7 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
             state = jobs.lock_job(transaction, job_id)
             if state is None:
                 return False
+            self._held.recognise(job_id, state)
             if status == state.status:
                 if state.status in TERMINAL_STATUSES or not fields.keys() - {"status"}:
                     return True
