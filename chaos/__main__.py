@@ -94,8 +94,7 @@ def run(
         while time.monotonic() < give_up:
             time.sleep(random.uniform(SHORTEST_SECONDS, LONGEST_SECONDS))
             name = random.choice(list(troubles))
-            happened[name] += 1
-            troubles[name]()
+            happened[name] += troubles[name]()
             time.sleep(0.05)
             scene.keep()
         over.set()

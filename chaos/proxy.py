@@ -25,10 +25,11 @@ class CuttingProxy:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self, how_many: int = 3) -> None:
+    def cut(self, how_many: int = 3) -> bool:
         """Swallow the next answers, each with its connection: what they answer has happened."""
         with self._lock:
             self._cuts = how_many
+        return True
 
     def close(self) -> None:
         """Take no more connections."""

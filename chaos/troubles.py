@@ -1,4 +1,4 @@
-"""What happens to a scene, one trouble at a time: each a function of the scene and its database."""
+"""What happens to a scene, one trouble at a time; each says whether there was anybody to befall."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from cl_server_shared.wakeup.notifications import LISTENER
+
 from .proxy import CuttingProxy
 from .scene import LEASE_SECONDS, Role, Scene
 
 __all__ = ["Trouble", "troubles_for"]
 
-Trouble = Callable[[], None]
+Trouble = Callable[[], bool]
 
 HELD_SECONDS = 4.0
 
@@ -34,10 +36,10 @@ def troubles_for(scene: Scene, engine: Engine, proxy: CuttingProxy | None) -> di
     """
     frozen: set[Role] = set()
     troubles: dict[str, Trouble] = {
-        "a worker is killed": lambda: pick(scene, frozen).kill(),
+        "a worker is killed": lambda: kill(pick(scene, frozen)),
         "a child is killed": lambda: kill_child(pick(scene, frozen)),
         "the store is killed": lambda: kill_store(scene),
-        "the broker is killed": scene.broker.kill,
+        "the broker is killed": lambda: kill(scene.broker),
         "a worker is frozen past its lease": lambda: freeze(pick(scene, frozen), frozen),
         "a transaction is held open": lambda: hold_transaction(engine),
     }
@@ -55,18 +57,26 @@ def pick(scene: Scene, frozen: set[Role]) -> Role:
     return random.choice(awake or scene.workers)
 
 
-def kill_store(scene: Scene) -> None:
+def kill(role: Role) -> bool:
+    """Kill a process of the scene."""
+    runs = role.runs
+    role.kill()
+    return runs
+
+
+def kill_store(scene: Scene) -> bool:
     """Kill the store, unless it is still starting since the last time."""
-    if scene.store_answers():
-        scene.store.kill()
+    return scene.store_answers() and kill(scene.store)
 
 
-def kill_child(worker: Role) -> None:
+def kill_child(worker: Role) -> bool:
     """Kill one child process of a worker."""
     children = child_pids(worker.pid) if worker.pid else []
     if children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(random.choice(children), signal.SIGKILL)
+            return True
+    return False
 
 
 def child_pids(pid: int) -> list[int]:
@@ -78,11 +88,11 @@ def child_pids(pid: int) -> list[int]:
     return []
 
 
-def freeze(worker: Role, frozen: set[Role]) -> None:
+def freeze(worker: Role, frozen: set[Role]) -> bool:
     """Stop a worker, but not its child, until its lease is over, then let it go on."""
     pid = worker.pid
     if not pid:
-        return
+        return False
     frozen.add(worker)
     os.kill(pid, signal.SIGSTOP)
 
@@ -93,9 +103,10 @@ def freeze(worker: Role, frozen: set[Role]) -> None:
         frozen.discard(worker)
 
     threading.Thread(target=thaw, daemon=True).start()
+    return True
 
 
-def hold_transaction(engine: Engine) -> None:
+def hold_transaction(engine: Engine) -> bool:
     """Keep a snapshot open that nothing behind it can be cleaned away of."""
 
     def hold() -> None:
@@ -108,9 +119,10 @@ def hold_transaction(engine: Engine) -> None:
             time.sleep(HELD_SECONDS)
 
     threading.Thread(target=hold, daemon=True).start()
+    return True
 
 
-def hold_lock(engine: Engine) -> None:
+def hold_lock(engine: Engine) -> bool:
     """Keep SQLite's one write lock for a moment."""
 
     def hold() -> None:
@@ -119,14 +131,17 @@ def hold_lock(engine: Engine) -> None:
             time.sleep(LEASE_SECONDS / 2)
 
     threading.Thread(target=hold, daemon=True).start()
+    return True
 
 
-def end_listeners(engine: Engine) -> None:
+def end_listeners(engine: Engine) -> bool:
     """End every connection that listens for notifications."""
     with engine.connect() as connection:
-        connection.execute(
+        ended = connection.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND query ILIKE 'listen%'"
-            )
+                "WHERE datname = current_database() AND application_name = :name"
+            ),
+            {"name": LISTENER},
         )
+        return bool(ended.all())

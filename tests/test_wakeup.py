@@ -24,6 +24,7 @@ from cl_ml_tools import Job
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.models import Base
 from cl_server_shared.task_control import TaskControl
+from cl_server_shared.wakeup.notifications import LISTENER
 from job_backends import complete, engine_for, wait_until
 
 # No wait ends by itself in a test's time: whoever wakes was woken.
@@ -443,7 +444,7 @@ def test_a_listener_that_lost_its_connection_misses_nothing(postgresql_place: Pl
     repository = postgresql_place.idle_repository()
     for number in range(3):
         waiting = postgresql_place.wait(repository)
-        listening = lambda: postgresql_place.backends("cl-server listener")  # noqa: E731
+        listening = lambda: postgresql_place.backends(LISTENER)  # noqa: E731
         wait_until(listening, "it listens")
         postgresql_place.terminate(listening()[0])
         postgresql_place.add(str(number))  # told to nobody, or to the new connection
@@ -461,7 +462,7 @@ def test_a_notifier_that_lost_its_connection_tells_with_a_new_one(
     telling = lambda: postgresql_place.backends("cl-server notifier")  # noqa: E731
     wait_until(telling, "it has told")
     waiting = postgresql_place.wait(repository)
-    wait_until(lambda: postgresql_place.backends("cl-server listener"), "it listens")
+    wait_until(lambda: postgresql_place.backends(LISTENER), "it listens")
     postgresql_place.terminate(telling()[0])
     seconds_until(waiting, lambda: postgresql_place.add("second"))
 
@@ -469,7 +470,7 @@ def test_a_notifier_that_lost_its_connection_tells_with_a_new_one(
 def test_a_process_that_ends_after_adding_has_told(postgresql_place: Place) -> None:
     repository = postgresql_place.idle_repository()
     waiting = postgresql_place.wait(repository)
-    wait_until(lambda: postgresql_place.backends("cl-server listener"), "it listens")
+    wait_until(lambda: postgresql_place.backends(LISTENER), "it listens")
     script = (
         "import sys; from sqlalchemy import create_engine; from sqlalchemy.orm import sessionmaker\n"
         "from cl_ml_tools import Job; from cl_server_shared import SQLAlchemyJobRepository\n"

@@ -23,9 +23,12 @@ from .connections import Connector
 from .notifier import CHANNEL, Notifier
 from .waiting import Look, Way, WayUnusable, look_now, look_until_found
 
-__all__ = ["Notifications"]
+__all__ = ["LISTENER", "Notifications"]
 
 logger = logging.getLogger(__name__)
+
+# As what the server knows the listener's connection (`pg_stat_activity.application_name`).
+LISTENER = "cl-server listener"
 
 # How long the listener sleeps before it looks whether it is still needed.
 LISTEN_SECONDS = 1.0
@@ -183,7 +186,7 @@ class _Listener:
         import psycopg
 
         try:
-            with closing(self._connector.connect("cl-server listener")) as connection:
+            with closing(self._connector.connect(LISTENER)) as connection:
                 self._listen(connection)
         except (psycopg.Error, SharedError) as error:
             raise _NotConnected(error) from error
