@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from cl_ml_tools import Job, JobRepository, NoOpBroadcaster, get_broadcaster
 from cl_ml_tools.errors import ClaimLost, DuplicateJob
@@ -700,6 +700,36 @@ def test_a_server_that_is_away_is_said() -> None:
 
     with pytest.raises(DatabaseUnavailable):
         repository.get_job("j")
+    with Session(engine) as session, pytest.raises(DatabaseUnavailable):
+        repository.add_job(job("j"), session=session)
+    engine.dispose()
+
+
+def test_a_pool_without_a_free_connection_is_said(database_url: str) -> None:
+    engine = create_engine(
+        database_url, poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.1
+    )
+    repository = SQLAlchemyJobRepository(sessionmaker(bind=engine))
+
+    with engine.connect():
+        for call in (repository.add_job, lambda wanted: repository.get_job(wanted.job_id)):
+            with pytest.raises(DatabaseUnavailable, match="QueuePool"):
+                call(job())
+    engine.dispose()
+
+
+def test_a_commit_of_a_bound_connection_that_fails_is_said(postgresql_url: str) -> None:
+    engine = create_engine(postgresql_url)
+    with engine.connect() as connection:
+        repository = SQLAlchemyJobRepository(sessionmaker(bind=connection))
+        assert connection.connection.driver_connection is not None
+
+        @event.listens_for(engine, "commit")
+        def lose(lost: Any) -> None:
+            lost.connection.driver_connection.close()
+
+        with pytest.raises(DatabaseUnavailable):
+            repository.add_job(job("j"))
     engine.dispose()
 
 

@@ -15,6 +15,7 @@ from typing import Any, Callable, Optional
 
 from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from .errors import DatabaseBusy, DatabaseUnavailable
@@ -308,9 +309,16 @@ class SessionTransaction(AbstractContextManager[Transaction]):
         self._announce = announce
 
     def __enter__(self) -> Transaction:
-        connection = self._session.connection(bind_arguments={"mapper": QueueEntry})
+        try:
+            connection = self._session.connection(bind_arguments={"mapper": QueueEntry})
+            cursor = connection.connection.cursor()
+        except BaseException as error:  # raised again, as ours where it is the driver's
+            if self._owned:
+                self._session.close()
+            raise_mapped(self._bind, error)
+            raise
         self._transaction = Transaction(
-            connection.connection.cursor(),
+            cursor,
             self._bind.dialect.name,
             self._now(),
             self._acknowledged,
@@ -328,6 +336,9 @@ class SessionTransaction(AbstractContextManager[Transaction]):
             try:
                 if error is None:
                     self._session.commit()
+            except BaseException as failure:  # raised again, as ours where it is the driver's
+                raise_mapped(self._bind, failure)
+                raise
             finally:
                 self._session.close()
         if error is not None:
@@ -347,8 +358,10 @@ def tell_committed(
 
 
 def raise_mapped(bind: Any, error: BaseException) -> None:
-    """Raise our error for a driver's, from it; return where the error is none of a driver's."""
+    """Raise our error for a driver's or the pool's, from it; return where the error is neither's."""
     driver = bind.dialect.dbapi
+    if isinstance(error, PoolTimeout):
+        raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig  # of the first connection: SQLAlchemy asks the server for its version
     # SQLite says with the plain class that a file is damaged, or is no database.

@@ -20,11 +20,10 @@ from typing import Any, Optional
 
 from sqlalchemy import Engine
 from sqlalchemy.event import contains, listen
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..database import Database
-from ..errors import DatabaseUnavailable, SharedError
+from ..errors import SharedError
 from ..transaction import Transaction
 from .connections import can_notify
 from .data_version import DataVersion
@@ -167,11 +166,8 @@ def _choose(database: Database, cursor: Any) -> Way:
             return Poll(database)
         if cursor is not None:
             return Notifications(database, cursor)
-        try:
-            with database.reading() as transaction:
-                return Notifications(database, transaction.cursor)
-        except SQLAlchemyError as error:  # all connections of the pool are in use
-            raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
+        with database.reading() as transaction:
+            return Notifications(database, transaction.cursor)
     if database.in_memory or not isinstance(database.bind, Engine):
         return Poll(database)
     watched = wal_path(database)
