@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from cl_ml_tools import Job
+from cl_ml_tools.errors import ClaimLost
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.leases import LeaseWatch
-from cl_server_shared.models import WorkerInstance
+from cl_server_shared.models import Base, WorkerInstance
 from cl_server_shared.sql.leases import Lease
-from job_backends import LEASE_SECONDS, Backend, complete, engine_for
+from job_backends import LEASE_SECONDS, Backend, complete, engine_for, wait_until
 
 RENEWAL = LEASE_SECONDS / 3
 
@@ -213,6 +214,36 @@ def test_postgresqls_own_clock_decides(postgresql_url: str) -> None:
         session.execute(update(WorkerInstance).values(lease_expires_at=1))
         session.commit()
     assert rescuer.rescue_expired_jobs() == 1
+    engine.dispose()
+
+
+def test_a_plain_caller_whose_lease_ran_out_cannot_end_what_it_had_claimed(
+    database_url: str,
+) -> None:
+    engine = engine_for(database_url)
+    Base.metadata.create_all(engine)
+    factory = sessionmaker(bind=engine)
+    frozen, other = (
+        SQLAlchemyJobRepository(factory, lease_seconds=0.3),
+        SQLAlchemyJobRepository(factory),
+    )
+    for job_id in ("lost", "next"):
+        frozen.add_job(Job(job_id=job_id, task_type="t"))
+    assert frozen.fetch_next_job(["t"]) is not None
+
+    with engine.begin() as connection:
+        connection.execute(delete(WorkerInstance))
+    assert other.rescue_expired_jobs() == 1
+    wait_until(lambda: frozen._held.instance() is None, "its thread has noticed")
+
+    with pytest.raises(ClaimLost):
+        frozen.update_job("lost", status="completed")
+    assert frozen.update_job("next", status="processing")  # as a new instance
+    with pytest.raises(ClaimLost):
+        frozen.update_job("lost", status="completed")
+    assert frozen.update_job("lost", status="processing")
+    assert frozen.update_job("lost", status="completed")
+    frozen.release_instance()
     engine.dispose()
 
 

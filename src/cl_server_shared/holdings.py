@@ -60,11 +60,17 @@ class Holdings:
         self, label: str, capabilities: Mapping[str, dict[str, Any]], concurrency: int
     ) -> int:
         """Become a new instance, with a fresh lease and no claims, and return its id."""
+        instance = self._register(label, capabilities, concurrency)
+        self._claims.clear()
+        return instance.instance_id
+
+    def _register(
+        self, label: str, capabilities: Mapping[str, dict[str, Any]], concurrency: int
+    ) -> Instance:
         instance = Instance(self._database, self.lease_seconds)
         instance.register(label, capabilities, concurrency)
         self._instance = instance
-        self._claims.clear()
-        return instance.instance_id
+        return instance
 
     def instance(self) -> Optional[Instance]:
         """Return the instance that the object is; after a fork, the parent is that one."""
@@ -83,9 +89,7 @@ class Holdings:
         with self._lock:
             instance = self._instance
             if instance is None:
-                self.register(Config.WORKER_ID, {}, concurrency=0)
-                instance = self._instance
-                assert instance is not None
+                instance = self._register(Config.WORKER_ID, {}, concurrency=0)
                 keep = self._keep()
                 if keep is not None and not self._database.in_memory:
                     keep_renewing(keep, instance)
@@ -95,6 +99,10 @@ class Holdings:
         """Be no instance any more, and hold nothing."""
         self._instance = None
         self._claims.clear()
+
+    def lose_instance(self) -> None:
+        """Be no instance any more: its lease ran out. What it claimed is remembered as lost."""
+        self._instance = None
 
     def took(self, claimed: Iterable[ClaimedJob]) -> None:
         """Remember claims that were made."""

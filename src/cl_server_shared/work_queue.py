@@ -361,7 +361,7 @@ class WorkQueueInSQL:
             return False
         known = instance.renew(self._held.claim_count)
         if known is None:
-            self._held.forget_instance()
+            self._held.lose_instance()
             return False
         lost = self._held.unknown_twice(known)
         if lost:
