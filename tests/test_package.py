@@ -49,6 +49,31 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+# Each module as the first one of ours: what was imported before it could hide a circle.
+IMPORT_EACH = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+names = [each.name for each in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in names:
+    if name.endswith(("__main__", "migrations.env")) or ".versions" in name:
+        continue
+    for loaded in [each for each in sys.modules if each.startswith("cl_")]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+
+
+@pytest.mark.parametrize("package", ["cl_ml_tools", "cl_server_shared", "cl_server"])
+def test_each_module_can_be_imported_first(package: str) -> None:
+    if package == "cl_server" and sys.version_info < (3, 11):
+        pytest.skip("the services need 3.11")
+    command = [sys.executable, "-c", IMPORT_EACH, package]
+
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_toolkit_offers_what_the_contract_names() -> None:
     assert set(cl_ml_tools.__all__) == TOOLS
     for name in TOOLS:

@@ -16,8 +16,8 @@ from cl_ml_tools import get_broadcaster
 from cl_ml_tools.protocols import Completion
 from cl_ml_tools.testing import RecordingBroadcaster
 from cl_server_shared import Config, SQLAlchemyJobRepository
+from cl_server_shared.counting import EVENTS_AT_ONCE, count_ended_jobs
 from cl_server_shared.database import Database
-from cl_server_shared.maintenance.counting import EVENTS_AT_ONCE, count_ended_jobs
 from cl_server_shared.maintenance.unserved import UNSERVED_SECONDS, UnservedWatch
 from cl_server_shared.models import Duty, JobCount, TaskSettings
 from cl_server_shared.statistics import COUNTED_AT_MOST, JobStatistics, TaskTypeState

@@ -8,8 +8,8 @@ from typing import Callable, Optional
 
 from sqlalchemy.orm import Session
 
+from .counting import count_ended_jobs
 from .database import Database
-from .maintenance.counting import count_ended_jobs
 from .sql import stats
 from .sql.stats import EndedCount, LiveWorker, VacuumHold
 from .sql.task_settings import select_task_settings

@@ -8,6 +8,7 @@ from typing import Callable, Optional
 
 from sqlalchemy.orm import Session
 
+from ..counting import count_ended_jobs
 from ..database import Database
 from ..duties import RESCUE
 from ..file_storage import FileStorageService
@@ -15,7 +16,6 @@ from ..outbox import Outbox
 from ..shared_db import SQLAlchemyJobRepository
 from ..sql import counting
 from ..statistics import JobStatistics
-from .counting import count_ended_jobs
 from .passes import Pass
 from .relay import SteadyConnection, relay_events
 from .rescue import rescue_jobs

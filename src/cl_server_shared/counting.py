@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from ..database import Database
-from ..event_log import number_committed_events
-from ..sql.counting import count_next_events, has_uncounted_events, lock_cursor
+from .database import Database
+from .event_log import number_committed_events
+from .sql.counting import count_next_events, has_uncounted_events, lock_cursor
 
 __all__ = ["count_ended_jobs"]
 
