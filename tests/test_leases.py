@@ -10,7 +10,7 @@ from cl_ml_tools import Job
 from cl_ml_tools.errors import ClaimLost
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.leases import LeaseWatch
-from cl_server_shared.models import Base, WorkerInstance
+from cl_server_shared.models import Base, JobAttempt, WorkerInstance
 from cl_server_shared.sql.leases import Lease
 from job_backends import LEASE_SECONDS, Backend, complete, engine_for, wait_until
 
@@ -149,6 +149,20 @@ def test_a_rescued_instance_is_forgotten_and_may_come_back(shared_sql: Backend) 
     assert worker.register_instance("w", {}, 1) != first
     shared_sql.clock.advance(300)
     assert worker.fetch_next_jobs(["t"], 1)[0].job.job_id == job_id
+
+
+def test_an_attempt_that_was_lost_names_the_worker(shared_sql: Backend) -> None:
+    worker, rescuer = shared_sql.make(), shared_sql.make()
+    shared_sql.add(worker)
+    worker.register_instance("kitchen", {}, 1)
+    worker.fetch_next_jobs(["t"], 1)
+    for _ in range(3):
+        shared_sql.clock.advance(LEASE_SECONDS)
+        rescuer.rescue_expired_jobs()
+
+    with Session(shared_sql.engine) as session:
+        attempt = session.scalars(select(JobAttempt)).one()
+    assert (attempt.outcome, attempt.worker) == ("lost", "kitchen")
 
 
 def test_a_dead_worker_with_many_jobs_loses_all(shared_sql: Backend) -> None:

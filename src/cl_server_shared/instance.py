@@ -70,7 +70,7 @@ class Instance:
 
 
 class ExpiredInstances:
-    """Finds and forgets instances whose lease ran out.
+    """Finds instances whose lease ran out.
 
     Args:
         database: Where their rows are.
@@ -81,22 +81,16 @@ class ExpiredInstances:
         self._database = database
         self._monotonic = monotonic
 
-    def forget(self) -> int:
-        """Delete the rows of dead instances; return how many there were.
+    def find(self) -> list[leases.Lease]:
+        """Return the leases of dead instances.
 
         PostgreSQL's one clock decides at once; for SQLite see `LeaseWatch`.
         """
         with self._database.reading() as transaction:
             seen = leases.select_leases(transaction)
-        if self._database.dialect == "sqlite":
-            watch = watch_of(self._database.bind, "workers")
-            over = watch.expired(seen, self._monotonic())
-        else:
-            over = [lease for lease in seen if lease.is_over]
-        if not over:
-            return 0
-        with self._database.transaction() as transaction:
-            return sum(leases.forget_if_unrenewed(transaction, lease) for lease in over)
+        if self._database.dialect != "sqlite":
+            return [lease for lease in seen if lease.is_over]
+        return watch_of(self._database.bind, "workers").expired(seen, self._monotonic())
 
 
 def keep_renewing(renew: Callable[[Instance], bool], instance: Instance) -> None:

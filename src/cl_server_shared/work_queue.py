@@ -28,6 +28,7 @@ from .instance import ExpiredInstances, Instance
 from .outbox import EventPublisher, Outbox
 from .rank_floor import RankFloor
 from .sql import claims, leases, outcomes, stats, waiting
+from .sql.rescue import take_back_claims
 from .transaction import Transaction
 from .wakeup import Wakeup
 
@@ -273,16 +274,12 @@ class WorkQueueInSQL:
 
     def rescue_expired_jobs(self) -> int:
         """Fail the attempts of instances whose lease ran out; return how many there were."""
-        self._expired.forget()
+        over = self._expired.find()
         with self._transaction() as transaction:
-            orphaned = leases.orphaned_claims(transaction)
-            for claim in orphaned:
-                error = "the worker that ran it went silent"
-                outcomes.fail(transaction, claim, error, retryable=True, outcome="lost")
-                transaction.makes_claimable = True  # it, or what waited for it to end
-        if orphaned:
-            logger.warning("%d jobs of workers that went silent were taken back", len(orphaned))
-        return len(orphaned)
+            rescued = take_back_claims(transaction, over)
+        if rescued:
+            logger.warning("%d jobs of workers that went silent were taken back", rescued)
+        return rescued
 
     def wait_for_jobs(self, timeout_seconds: float) -> bool:
         """Sleep until there may be a job; False where the time is over.

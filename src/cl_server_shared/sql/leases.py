@@ -15,9 +15,9 @@ from .statement import Statement, statement
 __all__ = [
     "Lease",
     "cancel_requests",
-    "forget_if_unrenewed",
     "forget_instance",
     "lock_claims",
+    "lock_if_unrenewed",
     "orphaned_claims",
     "register_instance",
     "renew_lease",
@@ -44,10 +44,8 @@ _SELECT_LEASES = statement("""
 """)
 
 # Guarded by what was seen: an instance that renewed its lease in the meantime stays.
-_FORGET_EXPIRED_INSTANCE = statement("""
-    DELETE FROM workers WHERE instance_id = :instance_id AND renewed_at = :renewed_at
-    RETURNING label
-""")
+_UNRENEWED = "SELECT 1 FROM workers WHERE instance_id = :instance_id AND renewed_at = :renewed_at"
+_LOCK_UNRENEWED = statement(_UNRENEWED, postgresql=f"{_UNRENEWED} FOR UPDATE")
 
 # In the order of the index on `claimed_by`: by `id` alone, SQLite reads all that waits as well.
 _HELD_BY_NOBODY = """
@@ -72,9 +70,6 @@ _CANCEL_REQUESTS = statement("""
     SELECT job_id, id, claim_seq FROM queue_entries
     WHERE claimed_by = :instance_id AND cancel_requested = 1 ORDER BY id
 """)
-
-# How many claims of dead instances one transaction takes back.
-_RESCUED_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -135,9 +130,9 @@ def forget_instance(transaction: Transaction, instance_id: int) -> None:
     transaction.run(_FORGET_INSTANCE, {"instance_id": instance_id})
 
 
-def forget_if_unrenewed(transaction: Transaction, lease: Lease) -> bool:
-    """Delete the row of an instance whose lease is still as it was seen; return whether it was."""
-    return transaction.run(_FORGET_EXPIRED_INSTANCE, vars(lease)).fetchone() is not None
+def lock_if_unrenewed(transaction: Transaction, lease: Lease) -> bool:
+    """Lock the row of an instance whose lease is still as it was seen; return whether it is."""
+    return transaction.run(_LOCK_UNRENEWED, dict(vars(lease))).fetchone() is not None
 
 
 def select_leases(transaction: Transaction) -> list[Lease]:
@@ -148,9 +143,9 @@ def select_leases(transaction: Transaction) -> list[Lease]:
     ]
 
 
-def orphaned_claims(transaction: Transaction) -> list[Claim]:
+def orphaned_claims(transaction: Transaction, limit: int) -> list[Claim]:
     """Return, locked, claims whose instance is not known any more; a bounded number."""
-    rows = transaction.run(_ORPHANED_ENTRIES, {"limit": _RESCUED_AT_ONCE}).fetchall()
+    rows = transaction.run(_ORPHANED_ENTRIES, {"limit": limit}).fetchall()
     # In the order in which the jobs were added, as everything is told.
     return sorted((Claim(job_id, *row) for job_id, *row in rows), key=lambda claim: claim.entry_id)
 
