@@ -1006,6 +1006,19 @@ def test_a_lease_that_is_renewed_keeps_its_claims(backend: Backend) -> None:
     complete(worker, claim, None)
 
 
+@pytest.mark.parametrize("error", [None, 5, b"no"])
+def test_a_failure_has_a_text_that_says_why(backend: Backend, error: Any) -> None:
+    repository = backend.make()
+    job_id = backend.add(repository)
+    (claimed,) = repository.fetch_next_jobs(["t"], 1)
+
+    with pytest.raises(ValueError, match="error"):
+        repository.fail_job(claimed.claim, error)
+
+    assert status_of(repository, job_id) == "processing"
+    assert repository.fail_job(claimed.claim, "no") == "queued"
+
+
 def test_a_silent_worker_loses_its_jobs(backend: Backend) -> None:
     if not backend.leases_end:
         pytest.skip("a lease does not end here")

@@ -175,6 +175,12 @@ def check_error_message(error_message: Optional[str]) -> None:
         raise ValueError(f"error_message {error_message!r:.100} is not text")
 
 
+def check_error(error: str) -> None:
+    """Raise `ValueError` unless a failed attempt's `error` is text."""
+    if not isinstance(error, str):
+        raise ValueError(f"error {error!r:.100} is not text")
+
+
 def check_changes(fields: Mapping[str, Any]) -> None:
     """Check what `update_job` was given; no output and no message, `None`, change nothing.
 

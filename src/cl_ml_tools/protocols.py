@@ -321,6 +321,7 @@ class WorkQueue(Protocol):
 
         Raises:
             ClaimLost: The claim is not held any more; nothing was changed.
+            ValueError: The error is not text.
         """
         ...
 

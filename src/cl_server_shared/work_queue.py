@@ -17,7 +17,13 @@ from typing import Any, Callable, Optional
 from sqlalchemy.orm import Session
 
 from cl_ml_tools.errors import ClaimLost
-from cl_ml_tools.jobs import can_be_stored, check_progress, check_text, task_output_text
+from cl_ml_tools.jobs import (
+    can_be_stored,
+    check_error,
+    check_progress,
+    check_text,
+    task_output_text,
+)
 from cl_ml_tools.protocols import AttemptLog, Claim, ClaimedJob, Completion, FailureOutcome
 
 from .database import Database
@@ -214,7 +220,9 @@ class WorkQueueInSQL:
 
         Raises:
             ClaimLost: The claim is not held any more; nothing was changed.
+            ValueError: The error is not text.
         """
+        check_error(error)
         with self._transaction() as transaction:
             status = outcomes.fail(
                 transaction, claim, error, retryable=retryable, outcome=outcome, log=log

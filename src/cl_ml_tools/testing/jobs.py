@@ -19,6 +19,7 @@ from ..jobs import (
     can_be_stored,
     check_available_at,
     check_changes,
+    check_error,
     check_is_new,
     check_max_retries,
     check_priority,
@@ -259,6 +260,7 @@ class InMemoryJobRepository:
         log: Optional[AttemptLog] = None,
     ) -> str:
         """Queue the job for a re-run if it has one left, else end it as failed."""
+        check_error(error)
         with self._letting_go(claim) as (row, change):
             change.fail(row, error, retryable)
             return row.job.status
