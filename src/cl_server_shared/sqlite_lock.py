@@ -11,10 +11,12 @@ import time
 from typing import Any
 
 from sqlalchemy import PoolProxiedConnection
+from sqlalchemy.orm import Session
 
+from .driver_errors import is_busy, raise_mapped
 from .errors import DatabaseBusy
 
-__all__ = ["begin_immediate", "is_busy"]
+__all__ = ["begin_immediate", "begin_writing"]
 
 # The pause between two tries, from the first to the last, and over how long it shrinks. Shorter
 # ones wake eight waiting processes more often than two cores can bear (0.50-0.64 of one process's
@@ -50,10 +52,26 @@ def begin_immediate(connection: PoolProxiedConnection, cursor: Any, started: flo
         cursor.execute(f"PRAGMA busy_timeout={timeout_ms}")
 
 
-def is_busy(error: BaseException) -> bool:
-    """Return whether a driver's error says that another holds the lock."""
-    text = str(error)
-    return "is locked" in text or "database is busy" in text
+def begin_writing(session: Session) -> None:
+    """Begin the transaction of a session that is going to write, waiting as all other writers do.
+
+    SQLite's own way of waiting starves whoever waits longest. On PostgreSQL there is nothing to do.
+
+    Raises:
+        DatabaseBusy: SQLite's lock was held by others for too long.
+        DatabaseUnavailable: The database cannot be reached.
+    """
+    connection = session.connection()
+    if connection.dialect.name != "sqlite":
+        return
+    cursor = connection.connection.cursor()
+    try:
+        begin_immediate(connection.connection, cursor, time.monotonic())
+    except Exception as error:  # raised again, as ours where it is the driver's
+        raise_mapped(connection, error)
+        raise
+    finally:
+        cursor.close()
 
 
 def _took_lock(cursor: Any) -> bool:

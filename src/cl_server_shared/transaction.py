@@ -14,15 +14,13 @@ from types import TracebackType
 from typing import Any, Callable, Optional
 
 from sqlalchemy import Engine, PoolProxiedConnection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from .errors import DatabaseBusy, DatabaseUnavailable
+from .driver_errors import raise_mapped
 from .models import QueueEntry
 from .plan_age import PlanAge
 from .sql.statement import Statement
-from .sqlite_lock import begin_immediate, is_busy
+from .sqlite_lock import begin_immediate
 
 __all__ = [
     "Announce",
@@ -355,19 +353,3 @@ def tell_committed(
         announce()
     if publish is not None and transaction.events:
         publish(transaction.events)
-
-
-def raise_mapped(bind: Any, error: BaseException) -> None:
-    """Raise our error for a driver's or the pool's, from it; return where the error is neither's."""
-    driver = bind.dialect.dbapi
-    if isinstance(error, PoolTimeout):
-        raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig  # of the first connection: SQLAlchemy asks the server for its version
-    # SQLite says with the plain class that a file is damaged, or is no database.
-    if isinstance(error, driver.OperationalError) or type(error) is driver.DatabaseError:
-        if is_busy(error):
-            raise DatabaseBusy(f"the database is locked by another writer: {error}") from error
-        raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
-    if isinstance(error, driver.ProgrammingError):
-        raise DatabaseUnavailable(f"the database has not the tables needed: {error}") from error

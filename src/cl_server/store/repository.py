@@ -25,6 +25,7 @@ from cl_server_shared.models import (
     QueueEntry,
     WorkerInstance,
 )
+from cl_server_shared.sqlite_lock import begin_writing
 
 from .models import Entity, StorageFolder
 
@@ -106,6 +107,7 @@ class EntityRepository(_Repository):
     def add_entity(self, entity: Entity) -> bool:
         """Store a new entity; False where one with the same bytes came first."""
         with self._session() as session:
+            begin_writing(session)
             session.add(entity)
             try:
                 session.commit()
@@ -291,6 +293,7 @@ class StorageFolders(_Repository):
     def add_marker(self, kind: str, marker: str, now_ms: int) -> str:
         """Remember a folder's marker; where another process was quicker, return that one's."""
         with self._session() as session:
+            begin_writing(session)
             session.add(StorageFolder(kind=kind, marker=marker, created_at=now_ms))
             try:
                 session.commit()
