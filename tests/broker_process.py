@@ -13,6 +13,8 @@ from typing import Optional
 
 import pytest
 
+from ports import free_port
+
 # On a machine without mosquitto: the embedded broker, which exists from Python 3.11 on.
 AMQTT = """
 import asyncio, sys
@@ -35,14 +37,6 @@ persistence false
 user root
 max_queued_messages 0
 """
-
-
-def free_port() -> int:
-    """Return a TCP port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def mosquitto_program() -> Optional[str]:

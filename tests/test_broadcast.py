@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from broker_process import BrokerProcess, free_port
+from broker_process import BrokerProcess
 from cl_ml_tools import MQTTBroadcaster, NoOpBroadcaster, get_broadcaster, shutdown_broadcaster
 from cl_ml_tools.broadcast import Broadcaster, job_event, mqtt, to_json
+from ports import free_port
 
 WAIT_SECONDS = 15
 

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from broker_process import BrokerProcess, free_port, point_to
+from broker_process import BrokerProcess, point_to
 from cl_ml_tools import Job, MQTTBroadcaster
 from cl_ml_tools.broadcast import mqtt
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository, outbox
@@ -31,6 +31,7 @@ from cl_server_shared.models import Base, Duty, JobEvent, WorkerInstance
 from cl_server_shared.sql.events import read_unacknowledged
 from event_listener import EventListener
 from job_backends import engine_for, wait_until
+from ports import free_port
 
 HOUR_MS = 3600 * 1000
 

@@ -14,13 +14,14 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from broker_process import BrokerProcess, free_port, point_to
+from broker_process import BrokerProcess, point_to
 from cl_ml_tools import Job, MQTTBroadcaster
 from cl_ml_tools.testing import RecordingBroadcaster
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.models import Base, JobEvent
 from event_listener import EventListener
 from job_backends import Backend, complete, engine_for, wait_until
+from ports import free_port
 
 
 def unmarked(engine: Engine) -> int:

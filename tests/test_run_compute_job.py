@@ -17,13 +17,14 @@ from typing import Any, Optional
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from broker_process import BrokerProcess, free_port
+from broker_process import BrokerProcess
 from cl_ml_tools import Job, MQTTBroadcaster
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
 from cl_server_shared.control import JobControl
 from cl_server_shared.engine import BUSY_TIMEOUT_MS
 from cl_server_shared.models import Base
 from job_backends import complete, engine_for, wait_until
+from ports import free_port
 
 MODULE = """
 import asyncio, os, pathlib, signal, sys, time

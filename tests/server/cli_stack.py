@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from PIL import Image
 from cl_server.client import Client
 from cl_server.client.local_server import read_local_server
 from cl_server_shared.config import Config
+from ports import free_port
 
 PASSWORD = "correct horse"
 START_SECONDS = 40.0
@@ -73,13 +73,6 @@ def plain_environment(directory: Path) -> dict[str, str]:
 def size_of(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         return image.size
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def test_a_result_whose_name_only_the_server_knows_is_not_overwritten_either(
     (tmp_path / "resized_lighthouse.jpg").write_text("mine")
     # A command line on whose machine no task is installed.
     code = (
-        "import sys, cl_ml_tools.registry as r; r._entry_points = lambda: []\n"
+        "import sys, cl_ml_tools.registry as r; r._entry_points = lambda _broken: []\n"
         "from cl_server.__main__ import main; sys.exit(main())"
     )
 

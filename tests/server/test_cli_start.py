@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from answering_server import answering, with_body
-from cli_stack import free_port, plain_environment, run_command
+from cli_stack import plain_environment, run_command
 
 import cl_server
 from cl_ml_tools import __version__
 from cl_server.cli.main import COMMANDS
+from ports import free_port
 
 HEAVY = ("pydantic", "sqlalchemy", "fastapi", "httpx2", "rich", "uvicorn", "starlette", "PIL")
 

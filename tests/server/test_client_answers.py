@@ -10,7 +10,6 @@ from typing import get_type_hints
 
 import pytest
 from answering_server import Answer, answering, with_body
-from cli_stack import free_port
 
 from cl_server.auth import schemas as auth_schemas
 from cl_server.cli.follow import follow_job
@@ -31,6 +30,7 @@ from cl_server.client.errors import (
 from cl_server.client.models import JobFile
 from cl_server.http.paging import Pagination
 from cl_server.store import schemas, schemas_statistics
+from ports import free_port
 
 JOB: dict[str, object] = {
     "job_id": "j",

@@ -16,11 +16,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from cli_stack import free_port, plain_environment
+from cli_stack import plain_environment
 from documents import DOCUMENTS, ROOT, Command, Shell, commands_of, prints
 
 from cl_server.cli.main import COMMANDS
 from cl_server_shared.config import Config
+from ports import free_port
 
 START_SECONDS = 60.0
 

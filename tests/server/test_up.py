@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 from up_process import Up, wait_until
 
-from broker_process import BrokerProcess, free_port, wait_until_listening
+from broker_process import BrokerProcess, wait_until_listening
 from cl_ml_tools import MQTTBroadcaster
 from cl_server.client import Client
+from ports import free_port
 
 START = Callable[..., Up]
 

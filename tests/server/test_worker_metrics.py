@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from cli_stack import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from worker_harness import wait_until, workshop_in
+
+from ports import free_port
 
 RUNS = "cl_worker_job_run_seconds_count"
 WAITS = "cl_worker_job_wait_seconds"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from broker_process import free_port
+from ports import free_port
 
 WAIT_SECONDS = 60
 MARK = "CL_TEST_MARK"
