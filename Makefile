@@ -4,7 +4,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest -n auto --dist loadgroup
+# On two cores, too: for half of their time the tests wait for the processes that they start.
+PYTEST := $(BIN)/pytest -n $(shell n=$$(getconf _NPROCESSORS_ONLN) && echo $$((n > 4 ? n : 4))) --dist loadgroup
 
 .DEFAULT_GOAL := help
 # A virtual environment that could not be finished is begun anew, not taken for one.
