@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .claims import CLAIM_SAMPLES, measure_claims
-from .comparison import CONDITIONS, Condition, Load, compare
+from .comparison import compare
+from .conditions import CONDITIONS, Condition, Load
 from .footprint import measure_footprint
 from .peers import peers_on
 from .peers.ours import OursPeer
@@ -54,7 +55,7 @@ class Extent:
 
 PARTS = ("comparison", "claims", "throughput", "footprint", "startup")
 
-FULLY = Extent(5, 2000, Load(300), CONDITIONS, CLAIM_SAMPLES, 100, 20)
+FULLY = Extent(5, 2000, Load(750), CONDITIONS, CLAIM_SAMPLES, 100, 20)
 
 
 def quickly() -> Extent:

@@ -1,7 +1,7 @@
 """`python -m bench.held_transaction`: full load on PostgreSQL while a transaction is held open.
 
 What is deleted meanwhile cannot be vacuumed away: a queue whose claims read it gets slower and
-slower. Prints, for each minute, the jobs a second and the tables' sizes, and keeps them in the results.
+slower. Prints, for each minute, the jobs a second and the tables' sizes, and keeps them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cl_server_shared.ids import new_job_id
 
 from .peers.ours import OursPeer, engine_at
 from .places import PostgresqlDatabases, postgresql_url
-from .report import RESULTS
+from .report import RESULTS, write_section
 from .samples import PARAMS, TASK_OUTPUT, TASK_TYPE, Sample
 
 _SPAWNING = multiprocessing.get_context("spawn")
@@ -102,10 +102,8 @@ def _keep(found: list[Part], kept: float, version: str, processes: int) -> None:
     }
     (RESULTS / "held_transaction.json").write_text(json.dumps(document, indent=2) + "\n")
     lines = [
-        f"# Full load beside a transaction that is held open, {document['date']}",
-        "",
-        f"Written by `python -m bench.held_transaction`: PostgreSQL {version}, {processes} processes "
-        f"that add, claim and complete {_BATCH} at a time. The slowest part of the first: {kept:.2f} "
+        f"On {document['date']}, PostgreSQL {version}, {processes} processes that add, claim and "
+        f"complete {_BATCH} at a time. The slowest minute of the first: {kept:.2f} "
         f"(to reach: {_LIMIT}).",
         "",
         f"| minute | jobs a second | {' | '.join(f'{table}, MB' for table in _TABLES)} |",
@@ -114,7 +112,7 @@ def _keep(found: list[Part], kept: float, version: str, processes: int) -> None:
     for number, part in enumerate(found, 1):
         sizes = " | ".join(f"{part.megabytes[table]:,.0f}" for table in _TABLES)
         lines.append(f"| {number} | {part.per_second:,.0f} | {sizes} |")
-    (RESULTS / "held_transaction.md").write_text("\n".join(lines) + "\n")
+    write_section("held transaction", lines)
 
 
 def _load(address: str, processes: int, seconds: float, parts: int) -> list[Part]:

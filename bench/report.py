@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,17 @@ from .tables import (
 from .targets import ALONE, Target
 from .throughput import Throughput
 
-__all__ = ["RESULTS", "Results", "as_markdown", "write_figures", "write_results"]
+__all__ = [
+    "RESULTS",
+    "Results",
+    "as_markdown",
+    "write_figures",
+    "write_results",
+    "write_section",
+]
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
-
-_BEGIN, _END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
 
 
 @dataclass
@@ -78,12 +84,16 @@ def write_results(results: Results, folder: Path = RESULTS) -> Path:
 
 
 def write_figures(results: Results, document: Path = DOCUMENT) -> None:
-    """Put the figures into the page that explains them, between its two marks."""
+    """Put the figures into the page that explains them."""
     conditions = _conditions() | results.versions
     lines = [f"- {name}: {value}" for name, value in conditions.items()]
-    lines += ["", *target_table(results.targets)]
-    before, begin, rest = document.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    write_section("figures", [*lines, "", *target_table(results.targets)], document)
+
+
+def write_section(name: str, lines: Sequence[str], document: Path = DOCUMENT) -> None:
+    """Put lines into the page that explains them, between the two marks of that name."""
+    before, begin, rest = document.read_text().partition(f"<!-- {name}: written by make bench -->")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
     document.write_text("\n".join([before + begin, "", *lines, "", end + after]))
 
 

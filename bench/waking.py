@@ -27,7 +27,7 @@ from cl_server.migrations import migrate
 from cl_server_shared import FileStorageService, SQLAlchemyJobRepository
 from cl_server_shared.engine import create_database_engine, create_session_factory, sqlite_module
 
-from .report import RESULTS
+from .report import RESULTS, write_section
 from .waking_peers import measure_peers
 from .waking_processes import TASK_TYPE
 
@@ -142,7 +142,9 @@ def _keep(found: Sequence[Waking]) -> None:
     document = {"date": date, "found": [asdict(one) for one in found]}
     (RESULTS / "waking.json").write_text(json.dumps(document, indent=2) + "\n")
     title = f"# From added to begun, {date}\n\nWritten by `python -m bench.waking --all`.\n\n"
-    (RESULTS / "waking.md").write_text(f"{title}{_table(found)}\n")
+    table = _table(found)
+    (RESULTS / "waking.md").write_text(f"{title}{table}\n")
+    write_section("waking", [f"On {date}:", "", *table.splitlines()])
 
 
 def _pause() -> None:
