@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from cl_ml_tools import Job
 from cl_ml_tools.errors import ClaimLost
+from cl_ml_tools.testing import RecordingBroadcaster
 from cl_server_shared import SQLAlchemyJobRepository
 from cl_server_shared.leases import LeaseWatch
 from cl_server_shared.models import Base, JobAttempt, WorkerInstance
@@ -131,6 +132,7 @@ def test_whoever_renews_less_often_is_given_the_time_for_it(shared_sql: Backend)
         shared_sql.clock.advance(RENEWAL)
     assert patient.renew_lease() is not None
     patient.release_instance()
+    assert patient.flush_events(5)
 
 
 def test_a_rescued_instance_is_forgotten_and_may_come_back(shared_sql: Backend) -> None:
@@ -241,6 +243,7 @@ def test_a_plain_caller_whose_lease_ran_out_cannot_end_what_it_had_claimed(
         SQLAlchemyJobRepository(factory, lease_seconds=0.3),
         SQLAlchemyJobRepository(factory),
     )
+    frozen.broadcaster = other.broadcaster = RecordingBroadcaster()
     for job_id in ("lost", "next"):
         frozen.add_job(Job(job_id=job_id, task_type="t"))
     assert frozen.fetch_next_job(["t"]) is not None
@@ -258,6 +261,8 @@ def test_a_plain_caller_whose_lease_ran_out_cannot_end_what_it_had_claimed(
     assert frozen.update_job("lost", status="processing")
     assert frozen.update_job("lost", status="completed")
     frozen.release_instance()
+    assert frozen.flush_events(5)
+    assert other.flush_events(5)
     engine.dispose()
 
 
