@@ -21,6 +21,7 @@ import pytest
 from broker_process import BrokerProcess
 from cl_ml_tools import MQTTBroadcaster, NoOpBroadcaster, get_broadcaster, shutdown_broadcaster
 from cl_ml_tools.broadcast import Broadcaster, job_event, mqtt, to_json
+from cl_ml_tools.broadcast.waiting import Message, WaitingMessages
 from ports import free_port
 
 WAIT_SECONDS = 15
@@ -315,6 +316,25 @@ def test_more_than_the_broker_may_owe_waits_its_turn(
     assert all(future.result(WAIT_SECONDS) for future in futures)
     assert [listener.next()[1] for _ in range(400)] == [str(number) for number in range(400)]
     listener.close()
+
+
+def test_what_waits_is_sent_though_the_last_acknowledgement_came_as_it_was_added(
+    fragile_broker: BrokerProcess, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "MAX_UNACKNOWLEDGED", 1)
+    broadcaster = connect(fragile_broker.start())
+    fragile_broker.freeze()
+    first = broadcaster.publish_tracked(topic, "first")
+    add = WaitingMessages.add
+
+    def add_late(waiting: WaitingMessages, message: Message) -> None:
+        fragile_broker.thaw()
+        assert first.result(WAIT_SECONDS)
+        time.sleep(0.05)  # until the connection's thread has looked at what waits
+        add(waiting, message)
+
+    monkeypatch.setattr(WaitingMessages, "add", add_late)
+    assert broadcaster.publish_tracked(topic, "second").result(WAIT_SECONDS)
 
 
 def test_publishing_resumes_when_the_broker_comes_back(

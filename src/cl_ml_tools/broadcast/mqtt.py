@@ -13,14 +13,16 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Optional
 from weakref import WeakSet
 
 from ..errors import MissingExtra
 from .base import MessageCallback
 from .topics import check_address, check_filter, check_message
-from .waiting import Message, WaitingMessages
+from .waiting import Message, UnacknowledgedMessages, WaitingMessages
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
@@ -84,17 +86,13 @@ class MQTTBroadcaster:
         _instances.add(self)
 
     def _start_anew(self) -> None:
-        # `_lock` orders what is handed to paho; `_acks_lock` guards what paho's thread touches
-        # while it holds a lock of its own, and nothing else is ever taken inside it.
-        self._lock = threading.Lock()
-        self._acks_lock = threading.Lock()
+        self._lock = threading.Lock()  # orders what is handed to paho
         self._client: Optional[Client] = None
         self._closed = False
         self._online = threading.Event()
         self._said_down = False
         self._waiting = WaitingMessages(MAX_WAITING)
-        self._unacknowledged: dict[int, Message] = {}
-        self._early_acks: set[int] = set()
+        self._unacknowledged = UnacknowledgedMessages()
         self._retained: dict[str, Message] = {}
         self._will: Optional[Message] = None
         self._callbacks: dict[str, list[MessageCallback]] = {}
@@ -106,7 +104,7 @@ class MQTTBroadcaster:
 
     def connect(self) -> None:
         """Start connecting in the background; it goes on trying until `disconnect`."""
-        with self._lock:
+        with self._locked():
             self._closed = False
             self._open()
 
@@ -153,7 +151,7 @@ class MQTTBroadcaster:
         message = Message(topic, payload, qos, retain=True)
         if not message.can_be_sent():
             return
-        with self._lock:
+        with self._locked():
             self._retained[topic] = message
             self._open()
             if self._client is not None and self._online.is_set():
@@ -194,7 +192,7 @@ class MQTTBroadcaster:
             ValueError: The topic is none; nothing was changed.
         """
         check_filter(topic)
-        with self._lock:
+        with self._locked():
             self._callbacks.setdefault(topic, []).append(callback)
             self._open()
             if self._client is not None:
@@ -202,10 +200,17 @@ class MQTTBroadcaster:
                 if self._online.is_set():
                     self._client.subscribe(topic, qos=1)
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock, then send what an acknowledgement that came meanwhile made room for."""
+        with self._lock:
+            yield
+        self._send_waiting()
+
     def _publish(self, message: Message) -> bool:
         """Send a message, or let it wait; return whether it was sent."""
         sendable = message.can_be_sent()
-        with self._lock:
+        with self._locked():
             if self._closed or not sendable:
                 message.settle(False)
                 return False
@@ -216,25 +221,31 @@ class MQTTBroadcaster:
             self._waiting.add(message)
             return False
 
+    def _can_send_waiting(self) -> bool:
+        return bool(self._waiting) and self._online.is_set() and self._has_room()
+
     def _has_room(self) -> bool:
         return len(self._unacknowledged) < MAX_UNACKNOWLEDGED
 
-    def _send_waiting(self, client: Client) -> None:
-        """Hand over what waits, as much as there is room for; the caller holds `_lock`."""
-        while self._waiting and self._has_room() and self._send(client, self._waiting.first):
-            self._waiting.remove_first()
+    def _send_waiting(self) -> None:
+        """Hand over what waits, as much as there is room for, unless the lock's holder will."""
+        # Never waited for: paho's thread comes here with a lock that the holder may wait for.
+        while self._can_send_waiting() and self._lock.acquire(blocking=False):
+            try:
+                client = self._client
+                if client is None or not self._can_send_waiting():
+                    return
+                if self._send(client, self._waiting.first):
+                    self._waiting.remove_first()
+            finally:
+                self._lock.release()
 
     def _send(self, client: Client, message: Message) -> bool:
         """Give a message to paho; False where it has no id free. The caller holds `_lock`."""
         sent = client.publish(message.topic, message.payload, message.qos, message.retain)
         if sent.rc == MQTT_QUEUE_FULL:
             return False
-        with self._acks_lock:
-            if sent.mid not in self._early_acks:
-                self._unacknowledged[sent.mid] = message
-                return True
-            self._early_acks.remove(sent.mid)
-        message.settle(True)
+        self._unacknowledged.add(sent.mid, message)
         return True
 
     def _open(self) -> None:
@@ -273,8 +284,7 @@ class MQTTBroadcaster:
         with self._lock:
             was_online = self._online.is_set()
             self._online.clear()
-            with self._acks_lock:
-                pending = [message.acknowledged for message in self._unacknowledged.values()]
+            pending = self._unacknowledged.futures()
         if was_online:
             wait(pending, timeout=SHUTDOWN_SECONDS)
 
@@ -290,11 +300,7 @@ class MQTTBroadcaster:
         stopping = threading.Thread(target=client.loop_stop, daemon=True)
         stopping.start()
         stopping.join(SHUTDOWN_SECONDS if was_online else 0.05)
-        with self._acks_lock:
-            lost = list(self._unacknowledged.values())
-            self._unacknowledged.clear()
-            self._early_acks.clear()
-        for message in lost:
+        for message in self._unacknowledged.take_all():
             message.settle(False)
 
     def _on_connect(
@@ -310,17 +316,14 @@ class MQTTBroadcaster:
             for topic in self._callbacks:
                 client.subscribe(topic, qos=1)
             client.drop_out_messages()
-            with self._acks_lock:
-                again = list(self._unacknowledged.values())
-                self._unacknowledged.clear()
-            for message in again:
+            for message in self._unacknowledged.take_all():
                 if not (message.retain and message.topic in self._retained):
                     self._send(client, message)
             for message in self._retained.values():
                 self._send(client, message)
             self._retained = {t: kept for t, kept in self._retained.items() if kept.payload}
             self._online.set()
-            self._send_waiting(client)
+        self._send_waiting()
         if self._said_down:
             logger.info("the broker at %s:%s is there again", self._broker, self._port)
             self._said_down = False
@@ -338,21 +341,9 @@ class MQTTBroadcaster:
     def _on_publish(
         self, client: Client, _data: Any, message_id: int, _reason: Any, _properties: Any
     ) -> None:
-        if client is not self._client:
-            return
-        with self._acks_lock:
-            message = self._unacknowledged.pop(message_id, None)
-            if message is None:  # quicker than `_send` could note it
-                self._early_acks.add(message_id)
-        if message is not None:
-            message.settle(True)
-        # Never waited for here: whoever holds the lock may wait for a lock that paho holds now.
-        if self._waiting and self._lock.acquire(blocking=False):
-            try:
-                if client is self._client and self._online.is_set():
-                    self._send_waiting(client)
-            finally:
-                self._lock.release()
+        if client is self._client:
+            self._unacknowledged.acknowledge(message_id)
+            self._send_waiting()
 
     def _say_down(self, what: str) -> None:
         """Log that there is no connection, once until there is one again."""

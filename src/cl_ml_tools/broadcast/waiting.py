@@ -1,15 +1,16 @@
-"""Messages that wait for a connection to the broker: in order, and a bounded number of them."""
+"""Messages on their way to the broker: what waits to be sent, and what is not acknowledged yet."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from .topics import check_message
 
-__all__ = ["Message", "WaitingMessages"]
+__all__ = ["Message", "UnacknowledgedMessages", "WaitingMessages"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,3 +80,49 @@ class WaitingMessages:
         """Forget all of them: none will ever be sent."""
         while self._messages:
             self._messages.popleft().settle(False)
+
+
+class UnacknowledgedMessages:
+    """Messages that were sent, by their MQTT message id. Its methods may be called from any thread.
+
+    They take no lock but their own, so also a thread that holds others may call them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: dict[int, Message] = {}
+        self._early: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, message_id: int, message: Message) -> None:
+        """Note a message that was sent; its acknowledgement may have been quicker."""
+        with self._lock:
+            if message_id not in self._early:
+                self._messages[message_id] = message
+                return
+            self._early.remove(message_id)
+        message.settle(True)
+
+    def acknowledge(self, message_id: int) -> None:
+        """Settle the message that has this id, or will have it in a moment."""
+        with self._lock:
+            message = self._messages.pop(message_id, None)
+            if message is None:
+                self._early.add(message_id)
+        if message is not None:
+            message.settle(True)
+
+    def futures(self) -> list[Future[bool]]:
+        """Return what tells of each of them."""
+        with self._lock:
+            return [message.acknowledged for message in self._messages.values()]
+
+    def take_all(self) -> list[Message]:
+        """Return them in the order in which they were sent, and forget them."""
+        with self._lock:
+            messages = list(self._messages.values())
+            self._messages.clear()
+            self._early.clear()
+        return messages
