@@ -15,6 +15,7 @@ import cl_server_shared
 from cl_ml_tools import ComputeModule, FileStorage, JobRepository
 from cl_ml_tools import errors as tool_errors
 from cl_server_shared import errors as shared_errors
+from importing_each import import_each_first
 
 TOOLS = {
     "BaseJobParams",
@@ -49,27 +50,9 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-# Each module as the first one of ours: what was imported before it could hide a circle.
-IMPORT_EACH = """
-import importlib, pkgutil, sys
-package = importlib.import_module(sys.argv[1])
-names = [each.name for each in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
-for name in names:
-    if name.endswith(("__main__", "migrations.env")) or ".versions" in name:
-        continue
-    for loaded in [each for each in sys.modules if each.startswith("cl_")]:
-        del sys.modules[loaded]
-    importlib.import_module(name)
-"""
-
-
-@pytest.mark.parametrize("package", ["cl_ml_tools", "cl_server_shared", "cl_server"])
+@pytest.mark.parametrize("package", ["cl_ml_tools", "cl_server_shared"])
 def test_each_module_can_be_imported_first(package: str) -> None:
-    if package == "cl_server" and sys.version_info < (3, 11):
-        pytest.skip("the services need 3.11")
-    command = [sys.executable, "-c", IMPORT_EACH, package]
-
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = import_each_first(package)
 
     assert done.returncode == 0, done.stderr
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from importing_each import import_each_first
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PLANTED = {
@@ -45,6 +47,12 @@ def checkout(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)
     return tmp_path
+
+
+def test_each_module_can_be_imported_first() -> None:
+    done = import_each_first("cl_server")
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_contracts_hold(checkout: Path) -> None:
