@@ -70,7 +70,7 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
             )
         )
         if session is None:
-            one_statement = new_job.idempotency_key is None
+            one_statement = idempotency_key is None
             with self._transaction(one_statement=one_statement) as transaction:
                 return adding.add_job(transaction, new_job)
         acknowledged = self._outbox.without_broker

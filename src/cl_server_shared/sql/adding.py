@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional, TypedDict
 
 from cl_ml_tools.errors import DuplicateJob
 from cl_ml_tools.jobs import DEFAULT_PRIORITY
@@ -37,9 +36,7 @@ _ENTRY_VALUES = f"""
     0, 0, :timeout_seconds"""
 
 _INSERT_JOB = statement(f"""
-    INSERT INTO jobs ({_JOB_COLUMNS}) VALUES ({_JOB_VALUES})
-    ON CONFLICT (job_id) DO NOTHING
-    RETURNING id
+    INSERT INTO jobs ({_JOB_COLUMNS}) VALUES ({_JOB_VALUES}) ON CONFLICT (job_id) DO NOTHING
 """)
 
 _INSERT_OPTIONS = statement("""
@@ -125,9 +122,8 @@ _LOCK_KEYS = statement(
 )
 
 
-@dataclass(frozen=True)
-class NewJob:
-    """A job to add, every value checked.
+class NewJob(TypedDict):
+    """A job to add, every value checked: what its statements are given.
 
     Attributes:
         job_id: Its id.
@@ -172,8 +168,8 @@ def add_job(transaction: Transaction, job: NewJob) -> str:
         _check_same(job, earlier)
         return earlier.job_id
     if not _insert(transaction, [job]):
-        raise DuplicateJob(job.job_id)
-    return job.job_id
+        raise DuplicateJob(job["job_id"])
+    return job["job_id"]
 
 
 def add_jobs(transaction: Transaction, jobs: Sequence[NewJob]) -> list[AddedJob]:
@@ -192,19 +188,21 @@ def add_jobs(transaction: Transaction, jobs: Sequence[NewJob]) -> list[AddedJob]
     earlier = _find_by_keys(transaction, jobs)
     fresh: dict[str, NewJob] = {}
     for job in jobs:
-        if job.idempotency_key is None or job.idempotency_key not in earlier:
-            fresh.setdefault(job.job_id, job)
-            if job.idempotency_key is not None:
-                earlier[job.idempotency_key] = _content(job)
+        key = job["idempotency_key"]
+        if key is None or key not in earlier:
+            fresh.setdefault(job["job_id"], job)
+            if key is not None:
+                earlier[key] = _content(job)
     added = _insert(transaction, list(fresh.values()))
     answers = []
     for job in jobs:
-        if fresh.get(job.job_id) is job and job.job_id in added:
-            answers.append(AddedJob(job.job_id, "added"))
+        job_id = job["job_id"]
+        if fresh.get(job_id) is job and job_id in added:
+            answers.append(AddedJob(job_id, "added"))
             continue
-        same = earlier.get(job.idempotency_key or "")
-        if same is None or same.job_id == job.job_id:
-            same = _find_by_id(transaction, job.job_id)
+        same = earlier.get(job["idempotency_key"] or "")
+        if same is None or same.job_id == job_id:
+            same = _find_by_id(transaction, job_id)
         _check_same(job, same)
         answers.append(AddedJob(same.job_id, "existing"))
     return answers
@@ -214,40 +212,40 @@ def _insert(transaction: Transaction, jobs: Sequence[NewJob]) -> set[str]:
     """Write jobs, their wishes, entries and events; return the ids that were not there before."""
     transaction.makes_claimable = True
     if transaction.dialect == "sqlite":
-        return {job.job_id for job in jobs if _insert_one(transaction, vars(job))}
+        return {job["job_id"] for job in jobs if _insert_one(transaction, job)}
     if not jobs:
         return set()
-    items = [{"place": place, **vars(job)} for place, job in enumerate(jobs)]
+    items = [{"place": place, **job} for place, job in enumerate(jobs)]
     values = {"items": json.dumps(items), "acknowledged": int(transaction.acknowledged)}
     rows = transaction.run(_INSERT_JOBS, values).fetchall()
     for place, event_id, now in rows:
         job = jobs[place]
-        keep_event(transaction, event_id, job.job_id, job.task_type, "queued", 1, 0, now)
-    return {jobs[row[0]].job_id for row in rows}
+        keep_event(transaction, event_id, job["job_id"], job["task_type"], "queued", 1, 0, now)
+    return {jobs[row[0]]["job_id"] for row in rows}
 
 
-def _insert_one(transaction: Transaction, job: Mapping[str, Any]) -> bool:
-    values = dict(job)
-    row = transaction.run(_INSERT_JOB, values).fetchone()
-    if row is None:
+def _insert_one(transaction: Transaction, job: NewJob) -> bool:
+    values: dict[str, Any] = {**job}
+    inserted = transaction.run(_INSERT_JOB, values)
+    if not inserted.rowcount:
         return False
-    values["id"] = row[0]
+    entry_id = values["id"] = inserted.lastrowid
     if (
-        values["priority"] != DEFAULT_PRIORITY
-        or values["timeout_seconds"] is not None
-        or values["idempotency_key"] is not None
+        job["priority"] != DEFAULT_PRIORITY
+        or job["timeout_seconds"] is not None
+        or job["idempotency_key"] is not None
     ):
         transaction.run(_INSERT_OPTIONS, values)
     transaction.run(_INSERT_ENTRY, values)
     record_event(
-        transaction, row[0], job["job_id"], job["task_type"], "queued", attempt=1, progress=0
+        transaction, entry_id, job["job_id"], job["task_type"], "queued", attempt=1, progress=0
     )
     return True
 
 
 def _find_by_keys(transaction: Transaction, jobs: Sequence[NewJob]) -> dict[str, _Content]:
     """Return, by its idempotency key, each job that was asked for before; locks the keys."""
-    keys = [job.idempotency_key for job in jobs if job.idempotency_key is not None]
+    keys = [key for job in jobs if (key := job["idempotency_key"]) is not None]
     if not keys:
         return {}
     values = {"keys": json.dumps(keys)}
@@ -264,16 +262,16 @@ def _find_by_id(transaction: Transaction, job_id: str) -> _Content:
 
 
 def _content(job: NewJob) -> _Content:
-    return _Content(job.job_id, job.task_type, job.params)
+    return _Content(job["job_id"], job["task_type"], job["params"])
 
 
 def _check_same(job: NewJob, earlier: _Content) -> None:
-    content = (job.task_type, json.loads(job.params))
+    content = (job["task_type"], json.loads(job["params"]))
     if content != (earlier.task_type, json.loads(earlier.params)):
         stands = (
-            f"the id {job.job_id!r} stands for a job"
-            if earlier.job_id == job.job_id
-            else f"the idempotency key {job.idempotency_key!r} stands for job {earlier.job_id!r},"
+            f"the id {earlier.job_id!r} stands for a job"
+            if earlier.job_id == job["job_id"]
+            else f"the idempotency key {job['idempotency_key']!r} stands for job {earlier.job_id!r},"
         )
         raise DuplicateJob(
             earlier.job_id, f"{stands} which has another task type or other parameters"

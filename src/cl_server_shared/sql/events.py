@@ -22,13 +22,13 @@ __all__ = [
     "record_event",
 ]
 
-_INSERT_EVENT = statement("""
+_EVENT_ROW = """
     INSERT INTO job_events
         (entry_id, event_type, attempt, progress, created_at, detail, acknowledged_at)
     VALUES (:id, :event_type, :attempt, :progress, :now, :detail,
             CASE WHEN :acknowledged = 1 THEN :now END)
-    RETURNING id, created_at
-""")
+"""
+_INSERT_EVENT = statement(_EVENT_ROW, postgresql=f"{_EVENT_ROW} RETURNING id, created_at")
 
 MARK_ACKNOWLEDGED = statement(
     """
@@ -143,7 +143,7 @@ def record_event(
         progress: 0 to 100.
         detail: JSON text: a completed job's `task_output`, or the error, a string.
     """
-    row = transaction.run(
+    inserted = transaction.run(
         _INSERT_EVENT,
         {
             "id": entry_id,
@@ -153,7 +153,14 @@ def record_event(
             "detail": detail,
             "acknowledged": int(transaction.acknowledged),
         },
-    ).fetchone()
+    )
+    if transaction.acknowledged:
+        return
+    row: Any = (
+        (inserted.lastrowid, transaction.now)  # for less than `RETURNING` costs
+        if transaction.dialect == "sqlite"
+        else inserted.fetchone()
+    )
     event_id, created_at = row
     keep_event(
         transaction, event_id, job_id, task_type, event_type, attempt, progress, created_at, detail

@@ -31,7 +31,6 @@ __all__ = [
 _END_CLAIMED_ENTRY = statement("""
     DELETE FROM queue_entries
     WHERE id = :id AND claimed_by = :instance_id AND claim_seq = :claim_seq
-    RETURNING id
 """)
 
 _END_ENTRY = statement("DELETE FROM queue_entries WHERE id = :id")
@@ -156,7 +155,7 @@ def complete(
         return {
             claim: _write_end(transaction, claim.entry_id, "completed", 100, output, None)
             for claim, output in completions
-            if transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).fetchone() is not None
+            if transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).rowcount
         }
     items = [{**_guard(claim), "task_output": output} for claim, output in completions]
     values = {"completions": json.dumps(items), "acknowledged": int(transaction.acknowledged)}
@@ -276,7 +275,7 @@ def end_cancelled(
     Raises:
         ClaimLost: The claim is not held any more; nothing was changed.
     """
-    if transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).fetchone() is None:
+    if not transaction.run(_END_CLAIMED_ENTRY, _guard(claim)).rowcount:
         raise ClaimLost(claim.job_id)
     attempt = _write_end(transaction, claim.entry_id, "cancelled", None, None, None)
     record_attempt(transaction, claim, attempt=attempt, outcome="cancelled", log=log)
