@@ -6,6 +6,7 @@ busy for a while slows all of them; each ratio is taken within its round, then t
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -303,6 +304,7 @@ def _work(
     answers: Any,
 ) -> None:
     timings: dict[str, Timing] = {}
+    gc.freeze()  # what the parent has recorded is not this process's to look through
     try:
         runner = open_runner()
         for phase in PHASES:

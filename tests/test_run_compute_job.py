@@ -336,9 +336,9 @@ def test_the_last_progress_is_written_however_fast_it_came(place: Workplace) -> 
 CUT_OFF = """
 from cl_server_shared.errors import DatabaseUnavailable
 from cl_server_shared.sql import outcomes
-from cl_server_shared.transaction import EngineTransaction
+from cl_server_shared.transaction import SQLiteTransaction
 
-complete, leave = outcomes.complete, EngineTransaction.__exit__
+complete, leave = outcomes.complete, SQLiteTransaction.__exit__
 completing = []
 
 def note(transaction, completions):
@@ -353,7 +353,7 @@ def cut_off(self, *error):
         completing.append(True)
         raise DatabaseUnavailable("cut off")
 
-outcomes.complete, EngineTransaction.__exit__ = note, cut_off
+outcomes.complete, SQLiteTransaction.__exit__ = note, cut_off
 """
 
 

@@ -8,7 +8,6 @@ session's.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -20,19 +19,21 @@ from sqlalchemy.orm import Session
 
 from .models import QueueEntry
 from .plan_age import PlanAge
+from .sqlite_writer import SQLiteWriter
 from .transaction import (
     Announce,
-    EngineTransaction,
+    PostgresqlTransaction,
     Publish,
     ReadingTransaction,
     SessionTransaction,
+    SQLiteTransaction,
     Transaction,
 )
 
 __all__ = ["Database"]
 
-# One lock per engine: repositories on one engine wait for each other here, not in SQLite.
-_write_locks: WeakKeyDictionary[Engine, Any] = WeakKeyDictionary()
+# One per engine: repositories on one engine wait for each other here, not in SQLite.
+_writers: WeakKeyDictionary[Engine, SQLiteWriter] = WeakKeyDictionary()
 
 
 class Database:
@@ -104,15 +105,12 @@ class Database:
         engine = self.bind
         if isinstance(engine, Engine):
             self._after_fork()
-            return EngineTransaction(
-                engine,
-                self._write_lock,
-                self.now,
-                acknowledged,
-                publish,
-                announce,
-                one_statement,
-                self._plans,
+            if self.dialect == "sqlite":
+                return SQLiteTransaction(
+                    engine, self._writer, self.now, acknowledged, publish, announce
+                )
+            return PostgresqlTransaction(
+                engine, self.now, acknowledged, publish, announce, one_statement, self._plans
             )
         session = self._session_factory()
         return SessionTransaction(
@@ -133,14 +131,15 @@ class Database:
         return SessionTransaction(session, self.now, acknowledged, owned=False)
 
     @cached_property
-    def _write_lock(self) -> Any:
-        return _write_locks.setdefault(self.bind, threading.RLock())
+    def _writer(self) -> SQLiteWriter:
+        writer = _writers.get(self.bind)
+        return writer or _writers.setdefault(self.bind, SQLiteWriter(self.bind))
 
     def _after_fork(self) -> None:
-        """Leave the parent's connections and lock to the parent."""
+        """Leave the parent's connections and locks to the parent."""
         if os.getpid() == self._pid:
             return
         self._pid = os.getpid()
-        _write_locks.pop(self.bind, None)
-        self.__dict__.pop("_write_lock", None)
+        _writers.pop(self.bind, None)
+        self.__dict__.pop("_writer", None)
         self.bind.dispose(close=False)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from .driver_errors import is_busy, raise_mapped
 from .errors import DatabaseBusy
 
-__all__ = ["begin_immediate", "begin_writing"]
+__all__ = ["begin_immediate", "begin_writing", "take_lock", "without_busy_handler"]
 
 # The pause between two tries, from the first to the last, and over how long it shrinks. Shorter
 # ones wake eight waiting processes more often than two cores can bear (0.50-0.64 of one process's
@@ -26,8 +26,33 @@ LAST_PAUSE_SECONDS = 0.000_1
 SHRINK_SECONDS = 0.030
 
 
+def without_busy_handler(cursor: Any) -> int:
+    """Have a connection not wait for locks; return its own time-out, in milliseconds."""
+    timeout_ms: int = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+    cursor.execute("PRAGMA busy_timeout=0")
+    return timeout_ms
+
+
+def take_lock(cursor: Any, started: float, timeout_ms: int) -> None:
+    """Begin a transaction that holds the write lock, on a connection that does not wait itself.
+
+    Args:
+        cursor: The driver's.
+        started: Since when the caller waits, by `time.monotonic`.
+        timeout_ms: How long to wait.
+
+    Raises:
+        DatabaseBusy: Others held the lock for longer.
+    """
+    while not _took_lock(cursor):
+        waited = time.monotonic() - started
+        if waited * 1000 > timeout_ms:
+            raise DatabaseBusy(f"the database was locked by others for {waited:.1f} s")
+        time.sleep(_pause_seconds(waited))
+
+
 def begin_immediate(connection: PoolProxiedConnection, cursor: Any, started: float) -> None:
-    """Begin a transaction that holds the write lock.
+    """Begin a transaction that holds the write lock, on a connection that others use as well.
 
     Args:
         connection: The pool's; it knows its own time-out, which is put back after.
@@ -37,17 +62,9 @@ def begin_immediate(connection: PoolProxiedConnection, cursor: Any, started: flo
     Raises:
         DatabaseBusy: Others held the lock for longer than the connection's own time-out.
     """
-    timeout_ms = connection.info.get("busy_timeout_ms")
-    if timeout_ms is None:
-        timeout_ms = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
-        connection.info["busy_timeout_ms"] = timeout_ms
-    cursor.execute("PRAGMA busy_timeout=0")
+    timeout_ms = without_busy_handler(cursor)
     try:
-        while not _took_lock(cursor):
-            waited = time.monotonic() - started
-            if waited * 1000 > timeout_ms:
-                raise DatabaseBusy(f"the database was locked by others for {waited:.1f} s")
-            time.sleep(_pause_seconds(waited))
+        take_lock(cursor, started, timeout_ms)
     finally:
         cursor.execute(f"PRAGMA busy_timeout={timeout_ms}")
 

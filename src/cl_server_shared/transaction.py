@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from threading import RLock
 from types import TracebackType
 from typing import Any, Callable, Optional
 
@@ -20,13 +19,14 @@ from .driver_errors import raise_mapped
 from .models import QueueEntry
 from .plan_age import PlanAge
 from .sql.statement import Statement
-from .sqlite_lock import begin_immediate
+from .sqlite_writer import SQLiteWriter, close_cursor
 
 __all__ = [
     "Announce",
-    "EngineTransaction",
+    "PostgresqlTransaction",
     "Publish",
     "ReadingTransaction",
+    "SQLiteTransaction",
     "SessionTransaction",
     "Transaction",
 ]
@@ -99,28 +99,86 @@ class Transaction:
         return cursor
 
 
-class EngineTransaction(AbstractContextManager[Transaction]):
-    """A write transaction on a connection of an engine's pool; committed at its end.
+class SQLiteTransaction(AbstractContextManager[Transaction]):
+    """A write transaction on a process's connection to SQLite; committed at its end.
 
     Args:
-        engine: Whose pool.
-        lock: Held from begin to end on SQLite, among the threads of this process.
+        engine: Of the database.
+        writer: The engine's.
         now: For `Transaction.now`.
         acknowledged: For `Transaction.acknowledged`.
         publish: Takes the events once they are committed.
         announce: Called once it is committed that a job can be claimed, or will be.
-        one_statement: Whether it consists of one: then PostgreSQL needs no more than one round trip.
-        plans: For `Transaction.plans`.
 
     Raises:
         DatabaseBusy: SQLite's lock was held by others for too long.
+        DatabaseUnavailable: The database cannot be used, or has not its tables.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        writer: SQLiteWriter,
+        now: Callable[[], Optional[int]],
+        acknowledged: bool,
+        publish: Optional[Publish],
+        announce: Optional[Announce],
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._now = now
+        self._acknowledged = acknowledged
+        self._publish = publish
+        self._announce = announce
+
+    def __enter__(self) -> Transaction:
+        try:
+            cursor = self._writer.begin(self._engine)
+        except BaseException as error:  # raised again, as ours where it is the driver's
+            raise_mapped(self._engine, error)
+            raise
+        self._transaction = Transaction(cursor, "sqlite", self._now(), self._acknowledged)
+        return self._transaction
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        try:
+            if error is None:
+                self._writer.commit()
+            else:
+                self._writer.roll_back()
+        except BaseException as failure:  # raised again, as ours where it is the driver's
+            raise_mapped(self._engine, failure)
+            raise
+        if error is not None:
+            raise_mapped(self._engine, error)
+        else:
+            tell_committed(self._transaction, self._publish, self._announce)
+
+
+class PostgresqlTransaction(AbstractContextManager[Transaction]):
+    """A write transaction on a connection of an engine's pool; committed at its end.
+
+    Args:
+        engine: Whose pool.
+        now: For `Transaction.now`.
+        acknowledged: For `Transaction.acknowledged`.
+        publish: Takes the events once they are committed.
+        announce: Called once it is committed that a job can be claimed, or will be.
+        one_statement: Whether it consists of one: then it needs no more than one round trip.
+        plans: For `Transaction.plans`.
+
+    Raises:
         DatabaseUnavailable: The database cannot be reached, or has not its tables.
     """
 
     def __init__(
         self,
         engine: Engine,
-        lock: RLock,
         now: Callable[[], Optional[int]],
         acknowledged: bool,
         publish: Optional[Publish],
@@ -129,35 +187,27 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         plans: PlanAge,
     ) -> None:
         self._engine = engine
-        self._dialect = engine.dialect.name
-        self._lock: Any = lock if self._dialect == "sqlite" else None
         self._now = now
         self._acknowledged = acknowledged
         self._publish = publish
         self._announce = announce
-        self._autocommit = one_statement and self._lock is None
+        self._autocommit = one_statement
         self._autocommit_before = False
         self._plans = plans
         self._connection: Optional[PoolProxiedConnection] = None
         self._cursor: Any = None
 
     def __enter__(self) -> Transaction:
-        started = time.monotonic()
-        if self._lock is not None:
-            self._lock.acquire()
         try:
             connection = self._connection = self._engine.raw_connection()
-            if self._lock is None:
-                self._autocommit_before = _swap_autocommit(connection, self._autocommit)
+            self._autocommit_before = _swap_autocommit(connection, self._autocommit)
             cursor = self._cursor = connection.cursor()
-            if self._lock is not None:
-                begin_immediate(connection, cursor, started)
-        except BaseException as error:  # raised again: the lock and the connection are let go
+        except BaseException as error:  # raised again: the connection is let go
             self._close()
             raise_mapped(self._engine, error)
             raise
         self._transaction = Transaction(
-            cursor, self._dialect, self._now(), self._acknowledged, self._plans
+            cursor, "postgresql", self._now(), self._acknowledged, self._plans
         )
         return self._transaction
 
@@ -172,8 +222,6 @@ class EngineTransaction(AbstractContextManager[Transaction]):
         try:
             if error is not None:
                 connection.rollback()
-            elif self._lock is not None:
-                self._transaction.cursor.execute("COMMIT")  # of our own BEGIN IMMEDIATE
             elif not self._autocommit:
                 connection.commit()
         except BaseException as failure:  # raised again, as ours where it is the driver's
@@ -188,29 +236,10 @@ class EngineTransaction(AbstractContextManager[Transaction]):
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
-        try:
-            if connection is not None:
-                close_cursor(self._cursor)
-                if self._lock is None:
-                    _leave(connection, self._autocommit_before)
-                connection.close()  # the pool rolls back what is still open
-        finally:
-            if self._lock is not None:
-                self._lock.release()
-
-
-def close_cursor(cursor: Any) -> None:
-    """Let go of a cursor, before its connection goes back to the pool.
-
-    One that is collected later resets its statement then. If another thread has the connection by
-    that time, and waits for SQLite's lock on it, this waits for that thread, with Python's global
-    lock held: nothing in the process went on for ten seconds.
-
-    Args:
-        cursor: The driver's; `None` where it could not be made.
-    """
-    if cursor is not None:
-        cursor.close()
+        if connection is not None:
+            close_cursor(self._cursor)
+            _leave(connection, self._autocommit_before)
+            connection.close()  # the pool rolls back what is still open
 
 
 def _swap_autocommit(connection: PoolProxiedConnection, value: bool) -> bool:
