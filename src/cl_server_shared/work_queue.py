@@ -191,8 +191,9 @@ class WorkQueueInSQL:
             for claim, output in outputs
             if claim not in ended and not self._completed_before(claim, output)
         ]
+        if self._in_doubt:
+            self._in_doubt.difference_update(claim for claim, _ in outputs)
         for claim, _ in outputs:
-            self._in_doubt.discard(claim)
             if claim not in refused:
                 self._held.let_go(claim.job_id)
         return refused

@@ -54,10 +54,14 @@ _INSERT_JOBS = statement(
     "",
     postgresql=f"""
     WITH item AS MATERIALIZED (
-        SELECT * FROM json_to_recordset(CAST(:items AS JSON)) AS item (
-            place INTEGER, job_id TEXT, task_type TEXT, params TEXT, created_by TEXT,
-            priority INTEGER, max_retries INTEGER, available_at BIGINT,
-            timeout_seconds DOUBLE PRECISION, idempotency_key TEXT)
+        SELECT * FROM ROWS FROM (
+            json_to_recordset(CAST(:jobs AS JSON)) AS (
+                job_id TEXT, task_type TEXT, params TEXT, created_by TEXT, priority INTEGER,
+                max_retries INTEGER, available_at BIGINT, timeout_seconds DOUBLE PRECISION,
+                idempotency_key TEXT)
+        ) WITH ORDINALITY AS item (
+            job_id, task_type, params, created_by, priority, max_retries, available_at,
+            timeout_seconds, idempotency_key, place)
     ), job AS (
         INSERT INTO jobs ({_JOB_COLUMNS})
         SELECT job_id, task_type, params, 'queued', 0, :now, 0, max_retries, created_by
@@ -215,13 +219,13 @@ def _insert(transaction: Transaction, jobs: Sequence[NewJob]) -> set[str]:
         return {job["job_id"] for job in jobs if _insert_one(transaction, job)}
     if not jobs:
         return set()
-    items = [{"place": place, **job} for place, job in enumerate(jobs)]
-    values = {"items": json.dumps(items), "acknowledged": int(transaction.acknowledged)}
-    rows = transaction.run(_INSERT_JOBS, values).fetchall()
-    for place, event_id, now in rows:
-        job = jobs[place]
-        keep_event(transaction, event_id, job["job_id"], job["task_type"], "queued", 1, 0, now)
-    return {jobs[row[0]]["job_id"] for row in rows}
+    values = {"jobs": json.dumps(jobs), "acknowledged": int(transaction.acknowledged)}
+    added = set()
+    for place, event_id, now in transaction.run(_INSERT_JOBS, values).fetchall():
+        job_id, task_type = jobs[place - 1]["job_id"], jobs[place - 1]["task_type"]
+        keep_event(transaction, event_id, job_id, task_type, "queued", 1, 0, now)
+        added.add(job_id)
+    return added
 
 
 def _insert_one(transaction: Transaction, job: NewJob) -> bool:
