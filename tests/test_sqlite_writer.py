@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -131,6 +132,29 @@ def test_threads_take_turns_at_it(engine: Engine) -> None:
     assert not failures
     with engine.connect() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM queue_entries")).scalar() == 120
+
+
+def test_a_forked_child_opens_one_of_its_own(engine: Engine) -> None:
+    repository = repository_on(engine)
+    add(repository, "a")
+    opened: list[int] = []
+    event.listen(engine, "connect", lambda *_: opened.append(os.getpid()))
+
+    child = os.fork()
+    if child == 0:
+        try:
+            engine.dispose(close=False)
+            add(repository_on(engine), "b")  # made here: it does not know that it is in a child
+            written_with_its_own = os.getpid() in opened
+            add(repository, "c")
+            os._exit(0 if written_with_its_own else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    add(repository, "d")
+
+    assert not opened
+    assert all(repository.get_job(job_id) for job_id in "abcd")
 
 
 def test_where_the_pool_keeps_none_it_keeps_none(engine: Engine, sqlite_url: str) -> None:

@@ -33,7 +33,11 @@ from .transaction import (
 __all__ = ["Database"]
 
 # One per engine: repositories on one engine wait for each other here, not in SQLite.
+# A forked child writes with none of its parent's.
 _writers: WeakKeyDictionary[Engine, SQLiteWriter] = WeakKeyDictionary()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_writers.clear)
 
 
 class Database:
@@ -140,6 +144,5 @@ class Database:
         if os.getpid() == self._pid:
             return
         self._pid = os.getpid()
-        _writers.pop(self.bind, None)
         self.__dict__.pop("_writer", None)
         self.bind.dispose(close=False)
