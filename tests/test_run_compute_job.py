@@ -572,7 +572,7 @@ def test_a_signal_after_the_job_was_deleted_gives_nothing_back(place: Workplace)
 @pytest.mark.parametrize("whom", ["the group", "the child"])
 def test_a_signal_to_more_than_the_program_gives_the_job_back(place: Workplace, whom: str) -> None:
     place.add(
-        "say_running()\ntry:\n    wait_for('go')\nfinally:\n    (here / 'cleaned').touch()",
+        "try:\n    say_running(); wait_for('go')\nfinally:\n    (here / 'cleaned').touch()",
         max_retries=0,
     )
     process = place.start("--job-id", "j", start_new_session=True)
