@@ -11,13 +11,14 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from cl_ml_tools.workspace import start_attempt
 from cl_server_shared import FileStorageService
 from cl_server_shared.database import Database
 from cl_server_shared.event_log import EventLog
 from cl_server_shared.maintenance import RetentionLimits, run_maintenance_once
 from cl_server_shared.maintenance.passes import Pass
 from cl_server_shared.maintenance.retention import apply_retention, delete_ended_jobs
-from cl_server_shared.maintenance.workspaces import delete_orphaned_workspaces
+from cl_server_shared.maintenance.workspaces import sweep_workspaces
 from cl_server_shared.models import Job, JobAttempt, JobCount, JobEvent, JobOptions
 from cl_server_shared.sql import retention
 from job_backends import Backend
@@ -245,17 +246,38 @@ def test_orphaned_workspaces_go_after_a_day(sql: Backend, storage: FileStorageSe
     os.utime(other, (0, 0))
     (storage.base_dir / "jobs" / "linked").symlink_to(orphan)
 
-    done = delete_orphaned_workspaces(database_of(sql), storage)
+    done = sweep_workspaces(database_of(sql), storage)
 
-    assert done.counts == {"workspaces_deleted": 2}
+    assert done.counts == {"workspaces_deleted": 2, "outputs_published": 0}
     assert not orphan.exists() and not cut_off.exists()
     assert all(folder.exists() for folder in (known, new, growing, other))
 
 
 def test_no_storage_has_no_orphans(sql: Backend, storage: FileStorageService) -> None:
-    done = delete_orphaned_workspaces(database_of(sql), storage)
+    done = sweep_workspaces(database_of(sql), storage)
 
-    assert done.counts == {"workspaces_deleted": 0}
+    assert done.counts == {"workspaces_deleted": 0, "outputs_published": 0}
+
+
+def test_the_output_of_a_worker_that_died_before_it_showed_it_is_shown(
+    sql: Backend, storage: FileStorageService
+) -> None:
+    repository = sql.make()
+    completed, cancelled, live = (sql.add(repository) for _ in range(3))
+    repository.update_job(completed, status="completed")
+    repository.update_job(cancelled, status="cancelled")
+    for job_id in (completed, cancelled, live):
+        folder = start_attempt(make_workspace(storage, job_id), 1)
+        (folder / "result.txt").write_text(job_id)
+
+    done = sweep_workspaces(database_of(sql), storage)
+
+    assert done.counts == {"workspaces_deleted": 0, "outputs_published": 1}
+    assert (storage.get_output_path(completed) / "result.txt").read_text() == completed
+    assert not (storage.get_job_path(completed) / "attempts").exists()
+    for job_id in (cancelled, live):
+        assert not list(storage.get_output_path(job_id).iterdir())
+    assert sweep_workspaces(database_of(sql), storage).counts["outputs_published"] == 0
 
 
 def test_a_wrong_folder_is_left_alone(sql: Backend, storage: FileStorageService) -> None:
@@ -265,7 +287,7 @@ def test_a_wrong_folder_is_left_alone(sql: Backend, storage: FileStorageService)
         raise RuntimeError("the disk is not there")
 
     with pytest.raises(RuntimeError):
-        delete_orphaned_workspaces(database_of(sql), storage, check_storage=check)
+        sweep_workspaces(database_of(sql), storage, check_storage=check)
     assert orphan.exists()
 
 

@@ -19,6 +19,7 @@ from cl_ml_tools.workspace import (
     make_job_folders,
     naming,
     prepare_upload,
+    publish_attempt,
     resolve_inside,
 )
 
@@ -138,6 +139,22 @@ class FileStorageService:
             shutil.rmtree(doomed)
         else:
             doomed.unlink()
+        return True
+
+    def publish_output(self, job_id: str, attempt: int) -> bool:
+        """Finish what a worker that died between completing a job and showing its files left.
+
+        Args:
+            job_id: A completed job.
+            attempt: The attempt that completed it.
+
+        Returns:
+            Whether there was something to finish.
+        """
+        job_path = self.get_job_path(job_id)
+        if not (job_path / "attempts").is_dir():
+            return False
+        publish_attempt(job_path, attempt)
         return True
 
     def list_workspaces(self) -> list[str]:

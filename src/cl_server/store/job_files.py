@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_ml_tools.workspace import check_relative_path, publish_attempt, resolve_inside
+from cl_ml_tools.workspace import check_relative_path, resolve_inside
 from cl_server.http.errors import BadRequest, Forbidden, NotFound
 from cl_server_shared import FileStorageService
 
@@ -59,17 +59,6 @@ class JobFiles:
 
     def __init__(self, storage: FileStorageService) -> None:
         self._storage = storage
-
-    def publish_output(self, job_id: str, attempt: int) -> None:
-        """Finish what a worker that died between completing a job and showing its files left.
-
-        Args:
-            job_id: A completed job.
-            attempt: The attempt that completed it.
-        """
-        job_path = self._storage.get_job_path(job_id)
-        if (job_path / "attempts").is_dir():
-            publish_attempt(job_path, attempt)
 
     def list_files(
         self, job_id: str, allowance: ReadAllowance

@@ -273,7 +273,7 @@ class JobService:
 
     def _publish_output(self, record: JobRecord) -> None:
         if record.job.status == "completed":
-            self._files.publish_output(record.job.job_id, record.job.retry_count + 1)
+            self._storage.publish_output(record.job.job_id, record.job.retry_count + 1)
 
     def _answer(self, record: JobRecord, allowance: ReadAllowance) -> JobAnswer:
         self._publish_output(record)

@@ -21,7 +21,7 @@ from .relay import SteadyConnection, relay_events
 from .rescue import rescue_jobs
 from .retention import RetentionLimits, apply_retention
 from .unserved import UnservedWatch
-from .workspaces import delete_orphaned_workspaces
+from .workspaces import sweep_workspaces
 
 __all__ = ["MaintenanceDuty", "MaintenanceParts", "plan_duties"]
 
@@ -118,7 +118,7 @@ def plan_duties(parts: MaintenanceParts) -> Sequence[MaintenanceDuty]:
             MaintenanceDuty(
                 "workspaces",
                 SWEEP_SECONDS,
-                lambda: delete_orphaned_workspaces(database, storage, check_storage=check),
+                lambda: sweep_workspaces(database, storage, check_storage=check),
             )
         )
     return duties

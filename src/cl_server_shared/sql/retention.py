@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 from ..transaction import Transaction
 from .jobs import delete_job
@@ -17,10 +18,10 @@ from .statement import statement
 __all__ = [
     "EventAge",
     "JobAge",
+    "completing_attempts",
     "delete_counts",
     "delete_ended_jobs",
     "delete_events",
-    "existing_job_ids",
     "oldest_events",
     "oldest_jobs",
 ]
@@ -82,10 +83,14 @@ _LOCK_EVENTS = statement(
     """,
 )
 
-_EXISTING_JOB_IDS = statement(
-    "SELECT job_id FROM jobs WHERE job_id IN (SELECT value FROM json_each(:job_ids))",
-    postgresql="""
-    SELECT job_id FROM jobs
+_COMPLETING_ATTEMPT = "CASE WHEN status = 'completed' THEN retry_count + 1 END"
+_COMPLETING_ATTEMPTS = statement(
+    f"""
+    SELECT job_id, {_COMPLETING_ATTEMPT} FROM jobs
+    WHERE job_id IN (SELECT value FROM json_each(:job_ids))
+    """,
+    postgresql=f"""
+    SELECT job_id, {_COMPLETING_ATTEMPT} FROM jobs
     WHERE job_id = ANY(SELECT json_array_elements_text(CAST(:job_ids AS JSON)))
     """,
 )
@@ -187,10 +192,12 @@ def delete_ended_jobs(
     return [job_id for _, job_id in ended]
 
 
-def existing_job_ids(transaction: Transaction, job_ids: Sequence[str]) -> set[str]:
-    """Return those of some job ids that belong to a job."""
+def completing_attempts(
+    transaction: Transaction, job_ids: Sequence[str]
+) -> dict[str, Optional[int]]:
+    """Return those of some job ids that belong to a job, and the attempt that has completed it."""
     values = {"job_ids": json.dumps(list(job_ids))}
-    return {row[0] for row in transaction.run(_EXISTING_JOB_IDS, values).fetchall()}
+    return dict(transaction.run(_COMPLETING_ATTEMPTS, values).fetchall())
 
 
 def delete_counts(transaction: Transaction, age_ms: int) -> int:
