@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from cl_ml_tools import Job
 from cl_ml_tools.protocols import Completion
 from cl_server_shared import SQLAlchemyJobRepository
 
-from .replay import Connection, Recording, RecordingConnection, record
+from .replay import Connection, Recording, RecordingConnection, Step, record
 from .samples import PARAMS, TASK_OUTPUT, TASK_TYPE, Sample, make_sample, open_engine
 
 _TASK_TYPES = [TASK_TYPE]
@@ -131,11 +131,8 @@ def record_statements(folder: Path) -> dict[str, Recording]:
     """
     path = folder / "recorded.db"
     make_sample(Sample("recorded"), path)
-    engine = open_engine(path, factory=RecordingConnection)
-    queue = RepositoryQueue(engine)
-    with closing(engine.raw_connection()) as connection:
-        recording: Any = connection.driver_connection  # the only one in the pool
-        steps = recording.steps
+    steps: list[Step] = []
+    queue = RepositoryQueue(open_engine(path, factory=partial(RecordingConnection, steps=steps)))
     first, second = queue.prepare("recorded-1"), queue.prepare("recorded-2")
     claimed: list[Any] = []
     try:

@@ -17,6 +17,10 @@ from typing import Any
 # What tells one job from another; all else is the same for every job that is measured.
 _IDENTITY = ("id", "job_id", "claim_seq")
 
+# Where a new job's id is, instead of a column: the driver says it (`lastrowid`).
+_BY_DRIVER = -1
+_NEW_JOB = "INSERT INTO jobs "
+
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
@@ -49,11 +53,15 @@ class Recording:
 
 
 class RecordingConnection(sqlite3.Connection):
-    """A driver's connection that remembers what ran on it."""
+    """A driver's connection that remembers what ran on it.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        steps: Where; several connections may share it.
+    """
+
+    def __init__(self, *args: Any, steps: list[Step], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.steps: list[Step] = []
+        self.steps = steps
 
     def cursor(self, factory: Any = None) -> Any:
         """Return a cursor that remembers, whatever is asked for."""
@@ -92,7 +100,9 @@ class Connection:
         execute("BEGIN IMMEDIATE")
         for text, carried in recording.steps:
             rows = execute(text, values)
-            if carried:
+            if carried and carried[0][0] == _BY_DRIVER:
+                values["id"] = rows.lastrowid
+            elif carried:
                 row = rows.fetchone()
                 if row is None:
                     execute("COMMIT")
@@ -111,7 +121,7 @@ def record(steps: list[Step], operation: Callable[[], Any]) -> Recording:
     """Run an operation and return what it did.
 
     Args:
-        steps: Where the connection that it uses remembers them.
+        steps: Where the connections that it uses remember them.
         operation: What to run: one transaction.
     """
     del steps[:]
@@ -135,6 +145,10 @@ def _carry(steps: list[Step]) -> Iterator[tuple[tuple[int, str], ...]]:
     """Yield which columns of each statement's row name the job: the first that has each does."""
     missing = set(_IDENTITY)
     for step in steps:
+        if step.text.lstrip().startswith(_NEW_JOB):
+            missing.remove("id")
+            yield ((_BY_DRIVER, "id"),)
+            continue
         found = missing.intersection(step.columns)
         missing -= found
         yield tuple((index, name) for index, name in enumerate(step.columns) if name in found)

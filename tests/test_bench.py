@@ -14,6 +14,7 @@ import pytest
 from postgresql_server import PostgresqlServer
 
 ROOT = Path(__file__).parent.parent
+PARTS = ("comparison", "claims", "throughput")
 
 pytestmark = [
     pytest.mark.long,
@@ -34,7 +35,7 @@ def test_compares_with_raw_and_names_who_is_absent(bench_url: str, tmp_path: Pat
         "BENCH_DATABASE_URL": bench_url,
         "BENCH_REDIS_URL": "redis://127.0.0.1:1",
     }
-    command = [sys.executable, "-m", "bench", "--quick", "--only", "comparison", "claims"]
+    command = [sys.executable, "-m", "bench", "--quick", "--only", *PARTS]
     ran = subprocess.run(
         [*command, "--to", str(tmp_path)],
         cwd=ROOT,
@@ -63,4 +64,6 @@ def test_compares_with_raw_and_names_who_is_absent(bench_url: str, tmp_path: Pat
     celery = {each["problem"] for each in found["comparison"] if each["side"] == "Celery on Redis"}
     assert celery <= {"not installed", "no Redis server: BENCH_REDIS_URL names one"}
     assert len({(each["database"], each["sample"]) for each in found["claims"]}) == 12
+    assert all(each["ratio"] is None or each["ratio"] > 0 for each in found["throughput"])
+    assert any(each["ratio"] for each in found["throughput"])
     assert (tmp_path / "latest.svg").read_text().startswith("<svg")
