@@ -371,6 +371,24 @@ def test_publishing_resumes_when_the_broker_comes_back(
     assert caplog.text.count("is there again") == 2
 
 
+def test_what_is_published_once_it_is_connected_waits_behind_nothing(
+    fragile_broker: BrokerProcess, topic: str
+) -> None:
+    broadcaster = get_broadcaster("mqtt", fragile_broker.host, fragile_broker.port)
+    assert isinstance(broadcaster, MQTTBroadcaster)
+    heard: queue.Queue[str] = queue.Queue()
+    broadcaster.subscribe(topic, lambda _topic, payload: heard.put(payload))
+    for number in range(2000):
+        assert not broadcaster.publish_event(topic=topic, payload=f"waited {number}")
+
+    fragile_broker.start()
+    while not broadcaster.connected:  # not a moment later
+        pass
+    assert broadcaster.publish_event(topic=topic, payload="new") is True
+    in_order = [*(f"waited {number}" for number in range(2000)), "new"]
+    assert [heard.get(timeout=WAIT_SECONDS) for _ in range(2001)] == in_order
+
+
 def test_what_was_not_acknowledged_is_sent_again(
     fragile_broker: BrokerProcess, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

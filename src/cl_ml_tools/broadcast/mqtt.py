@@ -322,7 +322,9 @@ class MQTTBroadcaster:
             for message in self._retained.values():
                 self._send(client, message)
             self._retained = {t: kept for t, kept in self._retained.items() if kept.payload}
-            self._online.set()
+            while self._waiting and self._has_room() and self._send(client, self._waiting.first):
+                self._waiting.remove_first()
+            self._online.set()  # last: what is published from here on need not wait behind anything
         self._send_waiting()
         if self._said_down:
             logger.info("the broker at %s:%s is there again", self._broker, self._port)
