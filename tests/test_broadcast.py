@@ -367,6 +367,8 @@ def test_publishing_resumes_when_the_broker_comes_back(
         for number in range(3):
             assert not broadcaster.publish_event(topic=topic, payload=f"waited {number}")
 
+    # Logged by paho's thread, a moment after the state that it tells of.
+    wait_for(lambda: caplog.text.count("trying again by itself") >= 3, "it did not say so")
     assert caplog.text.count("trying again by itself") == 3
     assert caplog.text.count("is there again") == 2
 
