@@ -215,10 +215,9 @@ def attempt_path(job_path: Path, attempt: int) -> Path:
 def start_attempt(job_path: Path, attempt: int) -> Path:
     """Make the attempt's folder, empty, and return it."""
     path = attempt_path(job_path, attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir()
-    except FileNotFoundError:
-        path.mkdir(parents=True)
     except FileExistsError:
         shutil.rmtree(path)
         path.mkdir()

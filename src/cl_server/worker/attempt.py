@@ -120,12 +120,34 @@ class Attempt:
         self._killed_for: FailureOutcome = "crash"
         self._log = AttemptLog(started_at=time.time_ns() // 1_000_000)
         self._job_path: Path | None = None
+        self._running: Awaitable[Outcome] | None = None
+        self._hindrance = Outcome(ok=False)  # why it does not run, where it does not
         self._progress = self._written_progress = 0
         self._progress_writer: asyncio.Task[None] | None = None
         self._child_done = asyncio.Event()
 
+    def begin(self) -> None:
+        """Give the job to the child, at once; `run` sees to all that follows."""
+        if self.child is None:
+            return
+        job = self.claimed.job
+        try:
+            self._job_path = self._place.storage.get_job_path(job.job_id)
+        except ValueError as error:  # a job added through the library may have any id
+            self._hindrance = Outcome(ok=False, error=str(error), retryable=False)
+            return
+        except OSError as error:
+            self._hindrance = Outcome(ok=False, error=f"the job's folder cannot be found: {error}")
+            return
+        self._running = self.child.run(
+            job,
+            attempt=self.claimed.attempt,
+            job_path=self._job_path,
+            on_progress=self._take_progress,
+        )
+
     async def run(self) -> None:
-        """Run the job and write how it ended."""
+        """Wait for the job's end and write how it ended."""
         with bind_log_context(job_id=self.claimed.job.job_id):
             child, started_at = self.child, time.monotonic()
             try:
@@ -172,39 +194,28 @@ class Attempt:
             self.child.kill(reason)
 
     async def _run(self) -> Outcome:
-        """Run the job in the child; what keeps it from running is an outcome, too."""
-        if self.child is None:
-            return Outcome(ok=False)
-        try:
-            self._job_path = self._place.storage.get_job_path(self.claimed.job.job_id)
-        except ValueError as error:  # a job added through the library may have any id
-            return Outcome(ok=False, error=str(error), retryable=False)
-        except OSError as error:
-            return Outcome(ok=False, error=f"the job's folder cannot be found: {error}")
+        """Return how the job ended in the child; what kept it from running is an outcome, too."""
+        if self._running is None:
+            return self._hindrance
+        logger.info("%s: attempt %d begins", self.claimed.job.task_type, self.claimed.attempt)
+        self._count_wait()
         limit = self.claimed.timeout_seconds or self._place.default_timeout_seconds
         reason = f"it took longer than the {limit:g} seconds that it may take"
         timer = asyncio.get_running_loop().call_later(limit, self.fail, reason, "timeout")
         try:
-            return await self._run_in(self.child, self._job_path)
-        finally:
-            timer.cancel()
-
-    async def _run_in(self, child: Child, job_path: Path) -> Outcome:
-        """Run the job in the child; whatever ended the process is the outcome, and its kind."""
-        job, number = self.claimed.job, self.claimed.attempt
-        try:
-            running = child.run(
-                job, attempt=number, job_path=job_path, on_progress=self._take_progress
-            )
-            logger.info("%s: attempt %d begins", job.task_type, number)
-            self._count_wait()
-            outcome = await running
+            outcome = await self._running
         except ChildEnded as error:
             self._failure = self._killed_for
             outcome = Outcome(ok=False, error=str(error))
-        traceback = outcome.traceback[-MAX_TRACEBACK_CHARACTERS:] if outcome.traceback else None
-        self._log = replace(self._log, traceback=traceback, output=child.job_output or None)
+        finally:
+            timer.cancel()
+        self._keep_log(outcome)
         return outcome
+
+    def _keep_log(self, outcome: Outcome) -> None:
+        traceback = outcome.traceback[-MAX_TRACEBACK_CHARACTERS:] if outcome.traceback else None
+        output = self.child.job_output if self.child is not None else None
+        self._log = replace(self._log, traceback=traceback, output=output or None)
 
     def _count_wait(self) -> None:
         if self.claimed.claim.claim_seq == 1:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Set
+from collections.abc import Callable, Coroutine, Sequence, Set
 from typing import Any, TypeVar
 
 from cl_ml_tools.broadcast import Broadcaster
@@ -92,6 +92,7 @@ class Worker:
             ChildEnded: No child can start.
             Exception: A part of the worker broke down; its claims end with its lease.
         """
+        self._loop = asyncio.get_running_loop()
         self._pool = ChildPool(
             self._settings.concurrency, spawn=self._spawn, on_change=self._children_changed
         )
@@ -186,8 +187,6 @@ class Worker:
                 logger.warning("no job can be claimed, trying again: %s", error)
                 await self._unless_stopping(asyncio.sleep(RETRY_SECONDS))
                 continue
-            for job in claimed:
-                self._start(job)
             if self._settings.until == "once" or (
                 self._settings.until == "drained" and not claimed and not self._attempts
             ):
@@ -198,7 +197,7 @@ class Worker:
                 is_idle = False
 
     async def _claim(self, limit: int, *, wait: bool) -> list[ClaimedJob]:
-        """Claim up to `limit` jobs, once there may be one or the poll interval is over.
+        """Claim and start up to `limit` jobs, once there may be one or the poll interval is over.
 
         When it is time to stop, a claim that is under way may end.
 
@@ -225,13 +224,23 @@ class Worker:
         self._is_fetching = True
         if self._stopping.is_set():
             return []
-        return self._queue.fetch_next_jobs(self._task_types, limit)
+        claimed = self._queue.fetch_next_jobs(self._task_types, limit)
+        # Not left to who waits for this call: that is woken some rounds of the event loop later.
+        self._loop.call_soon_threadsafe(self._start_all, claimed)
+        return claimed
 
     def _free_children(self) -> int:
         if self._lease is None or not self._lease.held:
             return 0
         free = self._pool.idle_count
         return min(free, 1) if self._settings.until == "once" else free
+
+    def _start_all(self, claimed: Sequence[ClaimedJob]) -> None:
+        try:
+            for job in claimed:
+                self._start(job)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours, which must not go unseen
+            self._break_down(error)
 
     def _start(self, claimed: ClaimedJob) -> None:
         if self._lease is None or not self._lease.covers(claimed.claim):
@@ -240,6 +249,7 @@ class Worker:
         # Without a child it is given back at once.
         child = None if self._stopping.is_set() else self._pool.take(claimed.job.task_type)
         attempt = Attempt(claimed, child, self._place)
+        attempt.begin()
         task = self._attempts[attempt] = asyncio.create_task(attempt.run())
         task.add_done_callback(lambda _: self._ended(attempt))
 
@@ -311,14 +321,15 @@ class Worker:
         self._background.append(task)
 
     def _break_down_with(self, task: asyncio.Task[None]) -> None:
-        """Stop the worker where a part of it ended with an error that nobody foresaw.
+        """Stop the worker where a part of it ended with an error that nobody foresaw."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._break_down(error)
 
-        What it claimed is not given back then: it would go on to break worker after worker.
-        """
-        if task.cancelled() or task.exception() is None:
-            return
-        self._breakdown = self._breakdown or task.exception()
-        logger.critical("the worker cannot go on: %r", task.exception())
+    def _break_down(self, error: BaseException) -> None:
+        """Stop the worker; what it claimed is not given back: it would break worker after worker."""
+        self._breakdown = self._breakdown or error
+        logger.critical("the worker cannot go on: %r", error)
         if not self._stopping.is_set():
             self.stop()
 
@@ -328,10 +339,9 @@ class Worker:
         )
 
     def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGCHLD, self._pool.collect_ended)
+            self._loop.add_signal_handler(number, self.stop)
+        self._loop.add_signal_handler(signal.SIGCHLD, self._pool.collect_ended)
 
     def _children_changed(self) -> None:
         self._changed.set()

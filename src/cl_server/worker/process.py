@@ -172,7 +172,7 @@ class Child:
     def run(
         self, job: Job, *, attempt: int, job_path: Path, on_progress: Callable[[int], None]
     ) -> Awaitable[Outcome]:
-        """Have one attempt of a job begin; what is returned waits for what the module made of it.
+        """Have one attempt of a job begin, at once; what is returned waits for its outcome.
 
         Args:
             job: The job.
@@ -257,7 +257,7 @@ class Child:
     def _ask(self, message: bytes) -> Awaitable[dict[str, Any]]:
         self._answer = asyncio.get_running_loop().create_future()
         if self._ending is not None:
-            raise ChildEnded(self._describe_end())
+            self._answer.set_exception(ChildEnded(self._describe_end()))
         self._send(message)
         return self._answer
 
