@@ -44,17 +44,17 @@ def checked_job(wanted: JobToAdd) -> NewJob:
     check_max_retries(wanted.max_retries)
     check_timeout_seconds(wanted.timeout_seconds)
     check_available_at(wanted.available_at)
-    return NewJob(
-        job_id=job.job_id,
-        task_type=job.task_type,
-        params=json_text("params", job.params),
-        created_by=wanted.created_by,
-        priority=priority,
-        max_retries=wanted.max_retries,
-        available_at=wanted.available_at,
-        timeout_seconds=wanted.timeout_seconds,
-        idempotency_key=wanted.idempotency_key,
-    )
+    return {
+        "job_id": job.job_id,
+        "task_type": job.task_type,
+        "params": json_text("params", job.params),
+        "created_by": wanted.created_by,
+        "priority": priority,
+        "max_retries": wanted.max_retries,
+        "available_at": wanted.available_at,
+        "timeout_seconds": wanted.timeout_seconds,
+        "idempotency_key": wanted.idempotency_key,
+    }
 
 
 def checked_changes(fields: dict[str, Any]) -> dict[str, Any]:
