@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from cl_ml_tools import Job
+from cl_ml_tools.protocols import Completion
 from cl_server_shared import SQLAlchemyJobRepository
+from cl_server_shared.engine import create_database_engine, sqlite_module
 from cl_server_shared.models import Base
 from cl_server_shared.sql import adding
 
@@ -163,3 +165,29 @@ def test_where_the_pool_keeps_none_it_keeps_none(engine: Engine, sqlite_url: str
     add(repository_on(unpooled), "a")
 
     assert files_of(engine) == ["media_store.db"]
+
+
+def test_the_statements_of_a_job_are_planned_once(sqlite_url: str) -> None:
+    """With the services' SQLite, which plans anew for every value of some parameters."""
+    engine = create_database_engine(sqlite_url, module=sqlite_module())
+    planned: list[int] = []
+
+    @event.listens_for(engine, "connect")
+    def count_plans(connection: sqlite3.Connection, _record: object) -> None:
+        connection.set_authorizer(lambda action, *_: planned.append(action) or sqlite3.SQLITE_OK)
+
+    Base.metadata.create_all(engine)
+    repository = repository_on(engine)
+
+    def run_job(job_id: str) -> None:
+        add(repository, job_id)
+        (claimed,) = repository.fetch_next_jobs(["t"], 2)
+        assert repository.complete_jobs([Completion(claimed.claim, {"a": 1})]) == []
+
+    run_job("first")
+    assert planned
+    planned.clear()
+    for number in range(3):
+        run_job(f"again-{number}")
+    engine.dispose()
+    assert planned == []

@@ -124,10 +124,19 @@ def resolve_inside(folder: Path, relative: str) -> Path:
     Raises:
         ValueError: It is unsafe, or a symlink leads out of `folder` or to itself.
     """
-    parts = check_relative_path(relative)
-    path = folder.absolute() / parts
-    if not _has_link(str(folder), parts.parts):  # as nearly always; each job asks before it begins
+    return _follow(folder, check_relative_path(relative).parts)
+
+
+def _follow(folder: Path, parts: Sequence[str]) -> Path:
+    """Return the absolute path below `folder` that safe components lead to.
+
+    Raises:
+        ValueError: A symlink leads out of `folder` or to itself.
+    """
+    path = folder.absolute().joinpath(*parts)
+    if not _has_link(str(folder), parts):  # as nearly always; each job asks before it begins
         return path
+    relative = "/".join(parts)
     try:
         base, target = folder.resolve(), path.resolve()
         _check_no_circle(path)
@@ -170,7 +179,7 @@ def job_folder(base_dir: Path, job_id: str, *below: str) -> Path:
         ValueError: The id is not a safe file name, or a symlink leads out of `base_dir`.
     """
     with naming("job_id"):
-        return resolve_inside(base_dir, "/".join(["jobs", check_name(job_id), *below]))
+        return _follow(base_dir, ["jobs", check_name(job_id), *below])
 
 
 def make_job_folders(base_dir: Path, job_id: str) -> Path:

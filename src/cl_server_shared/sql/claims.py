@@ -138,18 +138,28 @@ def _claim_postgresql(condition: str, room: str, limit: str) -> str:
     """
 
 
+# With the limit in the text it is planned once, not each time: PostgreSQL, and an SQLite that has
+# STAT4, plan anew for every value that a limit is given.
 @lru_cache(maxsize=128)
 def _at_once(limit: int) -> Statement:
-    """Return the claim of so many. A limit that PostgreSQL knows is planned once, not each time."""
+    """Return the claim of so many, where nothing has to be seen to first."""
+    number = str(int(limit))
     condition = f"{_NOTHING_DUE} AND {_NO_LIMITS_POSTGRESQL}"
-    text = _claim_postgresql(condition, room=str(int(limit)), limit=str(int(limit)))
-    return statement(_CLAIM_AT_ONCE, postgresql=text)
+    return statement(
+        _CLAIM_AT_ONCE.replace(":limit", number),
+        postgresql=_claim_postgresql(condition, room=number, limit=number),
+    )
 
 
-_WITHIN_LIMITS = statement(
-    _CLAIM_WITHIN_LIMITS,
-    postgresql=_claim_postgresql("TRUE", room="CAST(wanted.room AS BIGINT)", limit=":limit"),
-)
+@lru_cache(maxsize=128)
+def _within_limits(limit: int) -> Statement:
+    """Return the claim of so many, of each type as many as there is room for."""
+    number = str(int(limit))
+    return statement(
+        _CLAIM_WITHIN_LIMITS.replace(":limit", number),
+        postgresql=_claim_postgresql("TRUE", room="CAST(wanted.room AS BIGINT)", limit=number),
+    )
+
 
 # One queued job, also one that is not due yet: its time is kept, should it be given back.
 _DUE_SINCE = "CASE WHEN available_at > :now THEN available_at ELSE enqueued_at END"
@@ -182,7 +192,7 @@ def claim_at_once(
         The jobs, and the lowest rank among them.
     """
     room = dict.fromkeys(task_types, limit)
-    return _claim(transaction, _at_once(limit), room, limit, instance_id, floor)
+    return _claim(transaction, _at_once(limit), room, instance_id, floor)
 
 
 def claim_within_limits(
@@ -192,7 +202,7 @@ def claim_within_limits(
     instance_id: int,
 ) -> list[ClaimedJob]:
     """Claim up to `limit` due jobs, most urgent first, and of no type more than it has room for."""
-    return _claim(transaction, _WITHIN_LIMITS, room, limit, instance_id, NO_FLOOR)[0]
+    return _claim(transaction, _within_limits(limit), room, instance_id, NO_FLOOR)[0]
 
 
 def claim_job(transaction: Transaction, entry_id: int, job_id: str, instance_id: int) -> ClaimedJob:
@@ -211,13 +221,11 @@ def _claim(
     transaction: Transaction,
     claim: Statement,
     room: Mapping[str, int],
-    limit: int,
     instance_id: int,
     floor: int,
 ) -> tuple[list[ClaimedJob], Optional[int]]:
     values = {
         "wanted": json.dumps(room),
-        "limit": limit,
         "instance_id": instance_id,
         "acknowledged": int(transaction.acknowledged),
         "floor": floor,
