@@ -215,6 +215,8 @@ def json_text(name: str, value: Mapping[str, Any]) -> str:
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():  # as nearly all is, and known without a look
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a pair of surrogates

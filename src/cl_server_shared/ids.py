@@ -15,12 +15,11 @@ __all__ = ["new_instance_id", "new_job_id"]
 
 def new_job_id() -> str:
     """Return a UUID of version 7 as text."""
-    made_at_ms = time.time_ns() // 1_000_000
-    value = (made_at_ms & (2**48 - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 7 << 76  # the version
-    value = value & ~(0x3 << 62) | 2 << 62  # the variant
-    digits = f"{value:032x}"  # as `uuid.UUID` writes it, in a fifth of the time
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    # As text all the way: numbers of 128 bits take twice as long, a `uuid.UUID` five times.
+    made_at_ms = f"{time.time_ns() // 1_000_000 & 2**48 - 1:012x}"
+    rest = os.urandom(10).hex()
+    variant = "89ab"[int(rest[3], 16) & 3]  # two bits of the digit; the others are random
+    return f"{made_at_ms[:8]}-{made_at_ms[8:]}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[8:]}"
 
 
 def new_instance_id() -> int:
