@@ -74,6 +74,31 @@ def test_an_added_job_comes_back_as_it_was_given(backend: Backend) -> None:
     assert repository.get_job("j") == Job(job_id="j", task_type="t", params=params)
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """Return an object that is so many containers deep, lists and objects in turns."""
+    value: Any = {} if depth % 2 else []
+    for level in range(depth - 1, 0, -1):
+        value = {"in": value} if level % 2 else [value]
+    assert isinstance(value, dict)
+    return value
+
+
+def test_params_may_be_nested_a_hundred_levels_and_no_deeper(backend: Backend) -> None:
+    """What Python can still write here it may not be able to read where a worker claims."""
+    repository = backend.make()
+    params = nested(100)
+    repository.add_job(Job(job_id="j", task_type="t", params=params))
+    assert repository.fetch_next_jobs(["t"], 1)[0].job.params == params
+
+    for depth in (101, 300, 900):
+        job = Job(job_id="deeper", task_type="t", params=nested(depth))
+        with pytest.raises(ValueError, match="params is nested deeper than 100 levels"):
+            repository.add_job(job)
+    wide = {str(number): [[number]] for number in range(1000)}
+    repository.add_job(Job(job_id="wide", task_type="t", params=wide))
+    assert repository.get_job("deeper") is None
+
+
 def test_what_one_object_adds_another_sees(backend: Backend) -> None:
     job_id = backend.add(backend.make())
 

@@ -41,6 +41,7 @@ MAX_PRIORITY = 10
 DEFAULT_MAX_RETRIES = 3
 MAX_RETRIES_LIMIT = 50
 MAX_TEXT_LENGTH = 255  # of the columns for names
+MAX_JSON_DEPTH = 100  # Python reads no more than some 900, less where it is called from deep inside
 
 # Ten minutes of waiting are worth one step of priority, so that nothing starves.
 PRIORITY_STEP_MS = 600_000
@@ -209,9 +210,27 @@ _JSON = json.JSONEncoder(allow_nan=False)
 def json_text(name: str, value: Mapping[str, Any]) -> str:
     """Return a value as JSON text; `ValueError`, naming it, where JSON cannot hold it."""
     try:
-        return _JSON.encode(value)
+        text = _JSON.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be written as JSON: {error}") from error
+    if text.count("{") + text.count("[") > MAX_JSON_DEPTH:  # else it cannot be that deep
+        check_json_depth(name, value)
+    return text
+
+
+def check_json_depth(name: str, value: Any) -> None:
+    """Raise `ValueError`, naming it, where a JSON value is nested deeper than `MAX_JSON_DEPTH`."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [container for container in level if isinstance(container, (dict, list, tuple))]
+        if not level:
+            return
+        level = [
+            inner
+            for container in level
+            for inner in (container.values() if isinstance(container, dict) else container)
+        ]
+    raise ValueError(f"{name} is nested deeper than {MAX_JSON_DEPTH} levels")
 
 
 def _is_unicode(text: str) -> bool:

@@ -236,6 +236,7 @@ def test_an_unknown_parameter_is_listed_once(store: RunningStore, data: dict[str
         ({"params": "[1]"}, "params"),
         ({"params": '{"width": NaN}'}, "params"),
         ({"params": "[" * 100_000}, "params"),
+        ({"params": '{"a":' * 101 + "1" + "}" * 101}, "params"),
         ({"width": str(10**30)}, "width"),
         ({"output_paths": "input/a.jpg"}, "output_paths"),
         ({"output_paths": "output/../../a.jpg"}, "output_paths"),

@@ -118,7 +118,9 @@ def _parse_params(form: JobForm, values: list[Any]) -> None:
         try:
             value = parse_json(value)
         except ValueError as error:
-            form.problems.append(finding("params", f"this is no JSON: {error}", "json_invalid"))
+            form.problems.append(
+                finding("params", f"this JSON cannot be taken: {error}", "json_invalid")
+            )
             return
     if len(values) > 1 or not isinstance(value, dict):
         form.problems.append(finding("params", "expected one JSON object", "dict_type"))

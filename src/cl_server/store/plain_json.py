@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cl_ml_tools.jobs import check_json_depth
+
 __all__ = ["as_plain_json", "parse_json", "parse_stored_json"]
 
 
@@ -27,11 +29,12 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text that somebody sent.
 
     Raises:
-        ValueError: It is no JSON, or has a number or a string that is none in JSON.
+        ValueError: It is no JSON, has a number or a string that is none in JSON, or is nested too deeply.
     """
     try:
         value = json.loads(text)
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    check_json_depth("it", value)
     return value

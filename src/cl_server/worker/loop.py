@@ -236,11 +236,11 @@ class Worker:
         return min(free, 1) if self._settings.until == "once" else free
 
     def _start_all(self, claimed: Sequence[ClaimedJob]) -> None:
-        try:
-            for job in claimed:
+        for job in claimed:
+            try:
                 self._start(job)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours, which must not go unseen
-            self._break_down(error)
+            except Exception as error:  # noqa: BLE001 - a mistake of ours, which must not go unseen
+                self._break_down(error)
 
     def _start(self, claimed: ClaimedJob) -> None:
         if self._lease is None or not self._lease.covers(claimed.claim):
@@ -313,6 +313,7 @@ class Worker:
             await self._presence.clear()
         # A connection that is in use could not be closed, and SQLite's -wal file would stay.
         await self._claims.settle(SETTLE_SECONDS)
+        await self._writes.settle(SETTLE_SECONDS)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the loop."""

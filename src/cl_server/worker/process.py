@@ -186,7 +186,7 @@ class Child:
         self._job_id, self._on_progress = job.job_id, on_progress
         self._output.start_job()
         self.task_types.add(job.task_type)
-        fields = {"job": job.model_dump(mode="json"), "job_path": str(job_path), "attempt": attempt}
+        fields = {"job": dict(job), "job_path": str(job_path), "attempt": attempt}
         return self._outcome(self._ask(encode("job", **fields)))
 
     def extend_lease(self, until: float) -> None:
