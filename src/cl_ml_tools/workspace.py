@@ -178,8 +178,9 @@ def job_folder(base_dir: Path, job_id: str, *below: str) -> Path:
     Raises:
         ValueError: The id is not a safe file name, or a symlink leads out of `base_dir`.
     """
+    names = [check_name(name) for name in below]
     with naming("job_id"):
-        return _follow(base_dir, ["jobs", check_name(job_id), *below])
+        return _follow(base_dir, ["jobs", check_name(job_id), *names])
 
 
 def make_job_folders(base_dir: Path, job_id: str) -> Path:

@@ -18,7 +18,7 @@ from .errors import DatabaseBusy
 
 __all__ = ["begin_immediate", "begin_writing", "take_lock", "without_busy_handler"]
 
-# Before all others, for who met the one short transaction of somebody else's.
+# Before the second try, for who met the one short transaction of somebody else's.
 SHORT_PAUSE_SECONDS = 0.000_5
 
 # The pause between two tries, from the first to the last, and over how long it shrinks. Shorter
@@ -47,11 +47,13 @@ def take_lock(cursor: Any, started: float, timeout_ms: int) -> None:
     Raises:
         DatabaseBusy: Others held the lock for longer.
     """
+    is_first = True
     while not _took_lock(cursor):
         waited = time.monotonic() - started
         if waited * 1000 > timeout_ms:
             raise DatabaseBusy(f"the database was locked by others for {waited:.1f} s")
-        time.sleep(_pause_seconds(waited))
+        time.sleep(SHORT_PAUSE_SECONDS if is_first else _pause_seconds(waited))
+        is_first = False
 
 
 def begin_immediate(connection: PoolProxiedConnection, cursor: Any, started: float) -> None:
@@ -105,7 +107,5 @@ def _took_lock(cursor: Any) -> bool:
 
 
 def _pause_seconds(waited: float) -> float:
-    if waited < SHORT_PAUSE_SECONDS:
-        return SHORT_PAUSE_SECONDS
     left = max(0.0, 1 - waited / SHRINK_SECONDS)
     return max(LAST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * left)

@@ -22,10 +22,10 @@ __all__ = ["WalWatch", "wal_path"]
 logger = logging.getLogger(__name__)
 
 # The event comes before the commit is visible: by some 0.5 ms, or by as long as the disk takes where
-# the writer waits for it (`synchronous=FULL`). So the version is read again every 0.1 or 0.2 ms (20 us
-# each), and after the first one less and less often, for a second in all. Once a commit was seen it is
-# most likely the one that the event told of; should another have begun meanwhile, the later pauses are
-# for that one.
+# the writer waits for it (`synchronous=FULL`). So the version is read again (20 us) six times within the
+# first millisecond, and then less and less often, for a second in all. Once a commit was seen it is most
+# likely the one that the event told of; should another have begun meanwhile, the later pauses are for
+# that one.
 FIRST_PAUSES_SECONDS = (0.000_2, 0.000_1, 0.000_1, 0.000_1, 0.000_2, 0.000_3)
 LATER_PAUSES_SECONDS = (0.002, 0.007, 0.020, 0.070, 0.200, 0.700)
 
