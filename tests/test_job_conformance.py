@@ -591,6 +591,23 @@ def test_progress_is_told_where_it_changes(backend: Backend) -> None:
     assert {(one["event_id"], one["status"]) for one in events} == {(None, "processing")}
 
 
+def test_a_progress_that_a_job_keeps_as_it_is_given_back_is_told(backend: Backend) -> None:
+    repository = backend.make()
+    job_id = bring_to(backend, repository, "processing")
+    repository.update_job(job_id, progress=50)
+
+    repository.update_job(job_id, status="queued", progress=50)
+
+    job = repository.get_job(job_id)
+    assert job is not None
+    assert job.progress == 50
+    last = backend.events_of(job_id)[-2:]
+    assert [(one["event_type"], one["progress"]) for one in last] == [
+        ("queued", 0),
+        ("progress", 50),
+    ]
+
+
 @pytest.mark.parametrize("status", ["queued", "processing"])
 def test_a_progress_event_says_the_status_that_the_job_has(backend: Backend, status: str) -> None:
     repository = backend.make()

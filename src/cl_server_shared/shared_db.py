@@ -202,5 +202,6 @@ class SQLAlchemyJobRepository(WorkQueueInSQL):
             assert state.claimed_by is not None and state.claim_seq is not None
             held = Claim(job_id, state.id, state.claimed_by, state.claim_seq)
             outcomes.give_back(transaction, held)
+            state = jobs.lock_job(transaction, job_id) or state  # its progress begins at 0 again
         jobs.set_fields(transaction, job_id, state, status, **changes)
         return claimed

@@ -313,7 +313,6 @@ class Worker:
             await self._presence.clear()
         # A connection that is in use could not be closed, and SQLite's -wal file would stay.
         await self._claims.settle(SETTLE_SECONDS)
-        await self._writes.settle(SETTLE_SECONDS)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the loop."""
