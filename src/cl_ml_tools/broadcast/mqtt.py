@@ -325,7 +325,6 @@ class MQTTBroadcaster:
             while self._waiting and self._has_room() and self._send(client, self._waiting.first):
                 self._waiting.remove_first()
             self._online.set()  # last: what is published from here on need not wait behind anything
-        self._send_waiting()
         if self._said_down:
             logger.info("the broker at %s:%s is there again", self._broker, self._port)
             self._said_down = False

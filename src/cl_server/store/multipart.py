@@ -223,7 +223,7 @@ def _from_json(body: bytes) -> Fields:
     try:
         value = parse_json(body)
     except ValueError as error:
-        raise _not_an_object(f"this is no JSON: {error}", "json_invalid") from error
+        raise _not_an_object(f"this JSON cannot be taken: {error}", "json_invalid") from error
     if not isinstance(value, dict):
         raise _not_an_object("expected a JSON object", "dict_type")
     return {name: [value] for name, value in value.items() if value is not None and value != ""}

@@ -181,7 +181,7 @@ class Child:
             on_progress: Takes 0 to 100, as often as the module reports.
 
         Raises:
-            ChildEnded: It ended, or was killed, before the module had answered.
+            ChildEnded: By what is returned: it ended, or was killed, before the module had answered.
         """
         self._job_id, self._on_progress = job.job_id, on_progress
         self._output.start_job()
