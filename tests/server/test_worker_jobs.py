@@ -187,7 +187,8 @@ def test_jobs_run_in_children_that_are_warm_and_replaced_when_they_die(shop: Wor
     (shop.folder / "go").unlink()
     assert {output["pid"] for output in outputs} <= set(children)
     os.kill(outputs[-1]["pid"], signal.SIGKILL)
-    wait_until_gone(outputs[-1]["pid"])
+    # Collected by the worker: until its last thread has ended nobody can be told of its death.
+    wait_until(lambda: not Path(f"/proc/{outputs[-1]['pid']}").exists(), explain=shop.logs)
     assert shop.wait_for_end(shop.add())["retry_count"] == 0
     wait_until(lambda: len(shop.workers[0].children()) == 3)
 
